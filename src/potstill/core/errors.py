@@ -1,0 +1,43 @@
+"""Errors a user can act on: what was passed, what was expected, how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PotstillError(Exception):
+    """A problem the user can act on. The command line prints the message without a traceback and exits 1."""
+
+    exit_code = 1
+
+
+class UsageError(PotstillError):
+    """The request itself is wrong (recipe key, option, argument). The command line exits 2."""
+
+    exit_code = 2
+
+
+class DataError(PotstillError):
+    """The data cannot be used as it is; names the file, row or class."""
+
+
+class TeacherError(PotstillError):
+    """The teacher does not fit the data or is not the one that was recorded."""
+
+
+class TrainingError(PotstillError):
+    """Training had to stop; names the step, the term and where the last good checkpoint is."""
+
+
+class ParityError(PotstillError):
+    """An exported file does not answer like the model it came from; carries the numbers."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, else the list of known names."""
+    options = sorted(known)
+    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" Known: {', '.join(options)}." if options else ""
