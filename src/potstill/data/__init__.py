@@ -1,1 +1,29 @@
-"""."""
+"""Samples: where they come from, whether they can be trusted, how they are changed, and in which batches they come."""
+
+from __future__ import annotations
+
+from potstill.data.augment import AugmentSettings, augment, check_augment, mix
+from potstill.data.checks import check, label_shift
+from potstill.data.load import channel_statistics, load
+from potstill.data.loader import batches, load_batch, num_batches, record_batches
+from potstill.data.samples import Column, Data, Finding, Samples, make_samples
+
+__all__ = [
+    "AugmentSettings",
+    "Column",
+    "Data",
+    "Finding",
+    "Samples",
+    "augment",
+    "batches",
+    "channel_statistics",
+    "check",
+    "check_augment",
+    "label_shift",
+    "load",
+    "load_batch",
+    "make_samples",
+    "mix",
+    "num_batches",
+    "record_batches",
+]

@@ -1,1 +1,23 @@
-"""."""
+"""Writing the student to files that run elsewhere, checked against the model they came from."""
+
+from __future__ import annotations
+
+from potstill.export.card import write_card
+from potstill.export.onnx import OnnxModel, export_onnx
+from potstill.export.parity import Parity, parity, refuse_unlike
+from potstill.export.quantize import quantize
+from potstill.export.student import Student
+from potstill.export.weights import load_student, save_student
+
+__all__ = [
+    "OnnxModel",
+    "Parity",
+    "Student",
+    "export_onnx",
+    "load_student",
+    "parity",
+    "quantize",
+    "refuse_unlike",
+    "save_student",
+    "write_card",
+]

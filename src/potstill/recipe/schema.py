@@ -59,10 +59,14 @@ class DataSection(Section):
 
 
 class Preprocess(Section):
-    """What a model expects of its inputs: resized to ``size``, then ``(x - mean) / std`` per channel or column."""
+    """What a model expects of its inputs: resized to ``size``, then ``(x - mean) / std`` per channel or column.
 
-    mean: list[float] | None = Field(None, description="per channel; of the training data when absent")
-    std: list[Positive] | None = Field(None, description="per channel; of the training data when absent")
+    Without mean and std, a model that is trained here gets those of the training data, and a model that comes with
+    weights gets the samples as they are (pixels in the range 0 to 1).
+    """
+
+    mean: list[float] | None = Field(None, description="per channel (pixels in the range 0 to 1) or column")
+    std: list[Positive] | None = Field(None, description="per channel or column")
     size: int | None = Field(None, ge=1, description="image side the model expects; unchanged when absent")
 
     @model_validator(mode="after")
@@ -105,6 +109,8 @@ class Model(Section):
     weights: str | None = Field(None, description="a .safetensors file, or any torch file with allow_pickle")
     allow_pickle: bool = Field(False, description="read torch files, with weights_only=True")
     preprocess: Preprocess = Preprocess()
+    taps: dict[str, str] = Field(default_factory=dict, description="signal names for layers, such as {hidden: layer3}; "
+                                 "a layer's own name needs no entry")
 
 
 class Teacher(Model):
@@ -131,7 +137,8 @@ class Store(Section):
 
     path: str | None = Field(None, description="a folder of its own; beside the run, by fingerprint, when absent")
     dtype: Literal["float32", "float16"] = "float16"
-    views: int = Field(1, ge=1, description="augmented views recorded of each training sample")
+    views: int | None = Field(None, ge=1, description="augmented views recorded of each training sample; when absent "
+                              "1 without augmentation, else one for each epoch and at most 10")
 
 
 class Budget(Section):

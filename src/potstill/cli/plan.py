@@ -1,0 +1,78 @@
+"""``potstill plan``: what a run will do and cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from potstill.cli import show
+from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, default_out
+
+
+def plan(
+    recipe: RecipeFile, out: Out = None, changes: Changes = None, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Check a recipe and show what a run will do and cost.
+
+    Its data and models are loaded and tried on a few samples. Nothing is trained.
+
+    \b
+    Examples:
+      potstill plan digits.yaml
+      potstill plan digits.yaml --set seeds=3 --set store.dtype=float32
+      potstill plan digits.yaml --quiet && potstill run digits.yaml
+    """
+    from potstill.recipe.yaml import read
+
+    read_recipe = read(recipe, changes or ())
+    if quiet or json:
+        os.environ["POTSTILL_QUIET"] = "1"
+    with show.stdout_for_result(json or quiet):
+        from potstill import pipeline
+
+        planned = pipeline.plan(read_recipe, out=out or default_out(recipe), base=recipe.parent).to_json()
+    if json:
+        show.print_json(planned)
+    elif not quiet:
+        _print(planned)
+
+
+def _print(planned: Mapping[str, Any]) -> None:
+    data = planned.get("data", {})
+    counts = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if split in data)
+    shape = " x ".join(map(str, data.get("shape", ())))
+    show.echo(f"data: {counts} samples" + (f" of shape {shape}" if shape else ""))
+    for finding in data.get("findings", ()):
+        show.echo(f"  {finding['level']}: {finding['message']}")
+    show.echo()
+    rows = [
+        [
+            name,
+            f"{model['parameters']:,}",
+            show.number(model["flops"] / 1e6),
+            show.megabytes(model["bytes"]),
+        ]
+        for name, model in planned.get("models", {}).items()
+    ]
+    show.table(["model", "parameters", "MFLOP", "MB"], rows, right=range(1, 4))
+    if planned.get("objective"):
+        show.echo("objective: " + "\n         + ".join(planned["objective"]))
+    show.echo()
+    rows = [
+        [stage["name"], stage["what"], "finished" if stage["reused"] else show.duration(stage["seconds"])]
+        for stage in planned.get("stages", ())
+    ]
+    show.table(["stage", "what it does", "time"], rows, right=[2])
+    left = [stage["seconds"] for stage in planned.get("stages", ()) if not stage["reused"]]
+    if any(seconds is not None for seconds in left):
+        show.echo(f"about {show.duration(sum(seconds or 0.0 for seconds in left))} in all")
+    show.echo()
+    store = planned.get("store")
+    if store:
+        views = "1 view" if store["views"] == 1 else f"{store['views']} views"
+        show.echo(f"store: {show.megabytes(store['bytes'])} MB for {views} of each sample, in {store['path']}")
+    if planned.get("disk_free") is not None:
+        show.echo(f"disk: {planned['disk_free'] / 1e9:,.1f} GB free")
+    for warning in planned.get("warnings", ()):
+        show.echo(f"warning: {warning}")

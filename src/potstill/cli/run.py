@@ -1,0 +1,56 @@
+"""``potstill run``: the whole main job."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from potstill.cli import show
+from potstill.cli.guard import repeated_command
+from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, default_out
+from potstill.core.errors import ParityError
+
+if TYPE_CHECKING:
+    from potstill.pipeline import Run
+
+
+def run(recipe: RecipeFile, out: Out = None, changes: Changes = None, json: Json = False, quiet: Quiet = False) -> None:
+    """Train, measure, export and report, in one folder.
+
+    Finished stages are kept and a stopped run goes on where it was: give the same command again.
+
+    \b
+    Examples:
+      potstill run digits.yaml
+      potstill run digits.yaml --set training.epochs=3 --set seeds=3
+      potstill run digits.yaml --out runs/small --set student.args.width=2
+      potstill run digits.yaml --json > result.json
+    """
+    from potstill.recipe.yaml import read
+
+    read_recipe = read(recipe, changes or ())
+    if quiet or json:
+        os.environ["POTSTILL_QUIET"] = "1"
+    folder = out or default_out(recipe)
+    refused = None
+    with show.stdout_for_result(json or quiet):
+        from potstill import pipeline
+
+        try:
+            finished = pipeline.run(read_recipe, out=folder, base=recipe.parent, command=repeated_command())
+        except ParityError as error:
+            # Everything but the refused file is there, so the numbers are shown all the same.
+            refused, finished = error, pipeline.Run(folder)
+    if show.is_main_process() and not quiet:
+        _print(finished, json=json)
+    if refused is not None:
+        raise refused
+
+
+def _print(finished: Run, *, json: bool) -> None:
+    if json:
+        show.print_json(finished.summary())
+        return
+    show.evaluation(finished.evaluation)
+    show.echo()
+    show.files({"report": finished.report, **finished.exported})

@@ -1,0 +1,185 @@
+"""Printing: tables for people, plain aligned text for pipes, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from potstill.evaluation import EvaluationResult
+
+NOTHING = "-"
+MODEL_NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
+METRIC_NAMES = {"accuracy": "accuracy", "r2": "R2"}
+
+
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that prints, when several train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def echo(text: str = "") -> None:
+    """Print a line on standard output."""
+    typer.echo(text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> None:
+    """Print rows under a header; drawn with rich on a terminal, aligned with spaces elsewhere.
+
+    Args:
+        header: column names.
+        rows: as many texts a row as there are columns.
+        right: numbers of the columns that are aligned to the right.
+
+    """
+    if not is_terminal():
+        echo(plain_table(header, rows, right=right))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(header):
+        drawn.add_column(Text(name), justify="right" if number in right else "left")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    Console(highlight=False).print(drawn)
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """Return the table as aligned text, columns two spaces apart."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    shown = []
+    for line in lines:
+        cells = [
+            text.rjust(widths[column]) if column in right else text.ljust(widths[column])
+            for column, text in enumerate(line)
+        ]
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object; numbers that JSON does not have (NaN, infinities) become null."""
+    echo(json.dumps(_json(value), indent=2, allow_nan=False))
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return _json(value.item()) if hasattr(value, "item") else str(value)
+
+
+@contextmanager
+def stdout_for_result(wanted: bool) -> Iterator[None]:
+    """Send what libraries print to standard error while the block runs, so that the JSON stays alone."""
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def evaluation(result: EvaluationResult) -> None:
+    """Print the three models side by side, and the verdict."""
+    metric = result.headline_metric
+    rows = []
+    for name, shown in MODEL_NAMES.items():
+        if name not in result.models:
+            continue
+        scores = result.models[name]
+        latency = (scores.latency_ms or {}).get("1", {})
+        rows.append(
+            [
+                shown,
+                score(metric, scores.metrics.get(metric)),
+                interval(metric, scores.intervals.get(metric)),
+                f"{scores.parameters:,}",
+                megabytes(scores.bytes),
+                number(latency.get("p50")),
+            ]
+        )
+    table(["", METRIC_NAMES.get(metric, metric), "95% interval", "parameters", "MB", "ms"], rows, right=range(1, 6))
+    seeds = f", students averaged over {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+    echo(f"{result.num_examples:,} {result.split} samples{seeds}")
+    echo()
+    echo(result.verdict.headline)
+    for sentence in result.verdict.sentences:
+        echo(f"  {sentence}")
+
+
+def files(paths: Mapping[str, Path]) -> None:
+    """Print what lies where."""
+    width = max(map(len, paths), default=0)
+    for name, path in paths.items():
+        echo(f"{name.ljust(width)}  {short(path)}")
+
+
+def short(path: Path) -> str:
+    """Return ``path`` relative to the working folder where it lies inside it."""
+    absolute = Path(path).absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def score(metric: str, value: float | None) -> str:
+    """Return a metric's value: shares as percentages, the rest as numbers."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.3f}"
+
+
+def interval(metric: str, bounds: Sequence[float] | None) -> str:
+    """Return an interval of a metric."""
+    if bounds is None:
+        return NOTHING
+    return f"{score(metric, bounds[0])} to {score(metric, bounds[1])}"
+
+
+def number(value: float | None) -> str:
+    """Return a number with three significant digits and no exponent."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def megabytes(num_bytes: float | None) -> str:
+    """Return a size in megabytes (10^6 bytes), without the unit."""
+    return NOTHING if num_bytes is None else number(num_bytes / 1e6)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration: ``0.4 s``, ``42 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

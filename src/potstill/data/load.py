@@ -1,0 +1,212 @@
+"""From any source to three checked splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from potstill.core import random
+from potstill.core.errors import DataError, UsageError
+from potstill.data import checks, labels, tables
+from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
+from potstill.data.samples import Array, Column, Data, Finding, Ints, Samples, Task, make_samples
+from potstill.data.sources import Options, read
+from potstill.data.splits import split_rows
+
+_ROLES = ("train", "validation", "test")
+
+
+def load(
+    train: Any,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    args: Mapping[str, Any] | None = None,
+    task: Task = "classification",
+    inputs: Sequence[str] | None = None,
+    target: str = "label",
+    id_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
+    on_bad: OnBad = "error",
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    base: Path | str = Path(),
+) -> Data:
+    """Read samples, make the splits that were not given, and check everything.
+
+    Use it for every kind of source: ``'digits'``; a folder with a subfolder of images for each class; a CSV, Parquet,
+    JSONL or NPZ file with named columns; ``'file.py:name'`` or ``'package.module:name'``, a function that returns
+    samples; ``(inputs, targets)`` arrays or tensors; ``{'inputs': ..., 'targets': ..., 'ids': ...}``; a map-style
+    dataset of ``(input, target)``; a Hugging Face dataset; or a dictionary of any of these for ``'train'``,
+    ``'validation'`` and ``'test'``.
+
+    Args:
+        train: the samples to learn from, and those that missing splits are made of.
+        validation: as ``train``; made from train when absent.
+        test: as ``train``; made from train when absent.
+        args: keyword arguments of data functions.
+        task: ``"classification"`` or ``"regression"``.
+        inputs: input columns of tables; all but target and id when absent.
+        target: target column of tables.
+        id_column: column with a stable id of each sample; the row number when absent. Folders use hashed file paths.
+        classes: class names in the teacher's order; those of the source, or the sorted labels of train, when absent.
+        image_size: side in pixels that images of folders and datasets are resized to.
+        on_bad: ``"error"`` or ``"skip"`` unreadable files and rows with missing, NaN or infinite values.
+        validation_fraction: share of train for validation, when it is made.
+        test_fraction: share of train for test, when it is made.
+        seed: of the splits.
+        base: folder that relative paths start from.
+
+    Returns:
+        The splits. Text columns of tables are one-hot encoded with the categories of train.
+
+    Raises:
+        UsageError: options that do not fit the source.
+        DataError: data that cannot be used; names the file, row, column or class.
+
+    """
+    if task not in get_args(Task):
+        raise UsageError(f"task='{task}': expected one of {', '.join(get_args(Task))}.")
+    if on_bad not in get_args(OnBad):
+        raise UsageError(f"on_bad='{on_bad}': expected one of {', '.join(get_args(OnBad))}.")
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+        raise UsageError(
+            f"data.split: validation {validation_fraction:g} and test {test_fraction:g} must be 0 or more and leave "
+            "something for train."
+        )
+    options = Options(inputs, target, id_column, image_size, args, Path(base))
+    raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad)
+    raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
+    findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
+    names: tuple[str, ...] = ()
+    targets: Mapping[str, Array]
+    if task == "classification":
+        found = {role: raw.labels for role, raw in raws.items()}
+        names, targets, remarks = labels.number(found, classes=classes, label_names=raws["train"].label_names)
+        findings += remarks
+    else:
+        targets = {role: labels.values_of(raw.labels, role) for role, raw in raws.items()}
+    contents, columns, remarks = _contents(raws)
+    splits = {
+        role: make_samples(
+            raw.ids, targets[role], contents[role].fetch, digests=contents[role].digests, names=raw.names
+        )
+        for role, raw in raws.items()
+    }
+    shape = contents["train"].shape
+    data = Data(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        task=task,
+        classes=names,
+        kind="image" if len(shape) == 3 else "vector",
+        shape=shape,
+        num_outputs=len(names) if task == "classification" else _num_columns(targets),
+        findings=findings + remarks,
+        columns=columns,
+    )
+    return data.with_findings(checks.check(data), checks.label_shift(data))
+
+
+def channel_statistics(samples: Samples, limit: int = 10000) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel or column.
+
+    Args:
+        samples: a split; use train, so that nothing is learned from the others.
+        limit: how many samples to look at; a fixed random choice of larger splits.
+
+    Returns:
+        Two lists: one number for each channel of images, with pixels in the range 0 to 1, or for each column
+        (the last axis) of other samples. A standard deviation of 0 is given as 1.
+
+    Raises:
+        DataError: the split is empty.
+
+    """
+    if not len(samples):
+        raise DataError("There are no samples to take the mean of.")
+    rows = np.sort(random.permutation(len(samples), 0)[:limit])
+    first = samples.fetch(rows[:1])
+    # Differences to the first sample: the square of large values would lose the digits of a small spread.
+    axes, scale = ((0, 2, 3), 255.0) if first.dim() == 4 else (tuple(range(first.dim() - 1)), 1.0)
+    scale = scale if first.dtype.is_floating_point is False else 1.0
+    start = first.double().numpy().mean(axis=axes, keepdims=True) / scale
+    count, total, squares = 0, 0.0, 0.0
+    for low in range(0, len(rows), 512):
+        values = samples.fetch(rows[low : low + 512]).double().numpy() / scale - start
+        total, squares = total + values.sum(axis=axes), squares + np.square(values).sum(axis=axes)
+        count += int(np.prod([values.shape[axis] for axis in axes]))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    std = np.where(std < 1e-8, 1.0, std)
+    return [float(value) for value in mean + start.reshape(-1)], [float(value) for value in std]
+
+
+def _read_all(sources: Mapping[str, Any], options: Options, on_bad: OnBad) -> dict[str, Raw]:
+    raws: dict[str, Raw] = {}
+    for role, source in sources.items():
+        if source is not None:
+            raws.update(read(source, role, options))
+        elif role == "train":
+            raise UsageError("data.train is missing.")
+    if "train" not in raws:
+        raise DataError(f"data.train gives the splits {', '.join(raws)}; expected 'train' among them.")
+    for role, raw in raws.items():
+        if not len(raw):
+            raise DataError(f"The source of {role} has no samples.")
+    return {role: moved_apart(without_bad(raws[role], role, on_bad), role) for role in _ROLES if role in raws}
+
+
+def _with_made_splits(raws: dict[str, Raw], task: Task, fractions: Mapping[str, float], seed: int) -> dict[str, Raw]:
+    wanted = {role: 0.0 if role in raws else fraction for role, fraction in fractions.items()}
+    whole = raws["train"]
+    if not any(wanted.values()):
+        missing = [role for role in _ROLES if role not in raws]
+        if missing:
+            role = missing[0]
+            raise DataError(f"The {role} split is empty: set data.split.{role} above 0, or name data.{role}.")
+        return raws
+    strata: Ints = np.zeros(len(whole), dtype=np.int64)
+    if task == "classification":
+        strata = labels.named(whole.labels, "train")[1]
+    rows = split_rows(whole.ids, strata, validation=wanted["validation"], test=wanted["test"], seed=seed)
+    made = dict(zip(_ROLES, (whole.take(part) for part in rows), strict=True))
+    return {role: raws[role] if role != "train" and role in raws else made[role] for role in _ROLES}
+
+
+def _contents(raws: Mapping[str, Raw]) -> tuple[dict[str, Stored], tuple[Column, ...], tuple[Finding, ...]]:
+    kinds = {role: type(raw.content).__name__ for role, raw in raws.items()}
+    if len(set(kinds.values())) > 1:
+        raise DataError("Some splits are tables and others are not: give all of them as one kind of source.")
+    found: dict[str, Stored] = {}
+    columns: tuple[Column, ...] = ()
+    findings: list[Finding] = []
+    train = raws["train"].content
+    if isinstance(train, Table):
+        columns = tables.fit(train)
+    for role, raw in raws.items():
+        if isinstance(raw.content, Stored):
+            found[role] = raw.content
+        else:
+            found[role], remarks = tables.encode(raw.content, columns, role)
+            findings += remarks
+    shapes = {role: content.shape for role, content in found.items()}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"Samples have different shapes: {shapes}. Make them equal; data.image_size resizes images.")
+    dtypes = {role: content.fetch(np.zeros(min(1, len(raws[role])), np.int64)).dtype for role, content in found.items()}
+    if len(set(dtypes.values())) > 1:
+        raise DataError(f"Samples have different types: {dtypes}. Give uint8 pixels, or floats, in all splits.")
+    return found, columns, tuple(findings)
+
+
+def _num_columns(targets: Mapping[str, Array]) -> int:
+    widths = {role: 1 if array.ndim == 1 else array.shape[1] for role, array in targets.items()}
+    if len(set(widths.values())) > 1:
+        raise DataError(f"Targets have different numbers of columns: {widths}. Make them equal.")
+    return widths["train"]

@@ -1,0 +1,244 @@
+"""Samples and data sets as every later stage sees them.
+
+Shape legend: n samples, b rows asked for, ``...`` the shape of one sample, k regression columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from potstill.core import fingerprint
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+Digests = NDArray[np.uint64]
+Fetch = Callable[[Ints], Tensor]
+Task = Literal["classification", "regression"]
+Kind = Literal["image", "vector"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One counted remark about the data.
+
+    Attributes:
+        level: ``"warning"`` for what may spoil a result, ``"info"`` for the rest.
+        code: a short stable word, for example ``"shared-samples"``.
+        message: one sentence for people, with the numbers in it.
+        count: how many samples, classes or files it is about.
+
+    """
+
+    level: Literal["warning", "info"]
+    code: str
+    message: str
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Fetch rows of a tensor held in memory."""
+
+    inputs: Tensor
+
+    def __call__(self, rows: Ints) -> Tensor:
+        """Return the rows, copied: (b, ...)."""
+        return self.inputs[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Fetch chosen rows of another fetch; nothing is copied until a row is asked for."""
+
+    fetch: Fetch
+    rows: Ints
+
+    def __call__(self, rows: Ints) -> Tensor:
+        """Return the rows, counted within the subset: (b, ...)."""
+        return self.fetch(self.rows[rows])
+
+
+def subset(fetch: Fetch, rows: Ints) -> Fetch:
+    """Return a fetch of some rows only; subsets of subsets are flattened."""
+    return Subset(fetch.fetch, fetch.rows[rows]) if isinstance(fetch, Subset) else Subset(fetch, rows)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split.
+
+    Attributes:
+        ids: (n,) int64, unique, stable between runs.
+        targets: (n,) int64 classes, or (n,) or (n, k) float32 values for regression.
+        fetch: row numbers (b,) to inputs (b, ...), uint8 or float32; can be pickled for worker processes.
+        fingerprint: sha256 over ids, targets and content.
+        names: what each sample is called, for example its file's path, or None.
+        digests: (n,) uint64, a hash of each sample's content; None when nobody computed it.
+
+    """
+
+    ids: Ints
+    targets: Array
+    fetch: Fetch
+    fingerprint: str
+    names: tuple[str, ...] | None = None
+    digests: Digests | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Ints | slice) -> Samples:
+        """Return some rows, in the given order, as a smaller split.
+
+        Args:
+            rows: (b,) row numbers or a boolean mask (n,), or a slice.
+
+        """
+        chosen = np.arange(len(self), dtype=np.int64)[rows]
+        return make_samples(
+            self.ids[chosen],
+            self.targets[chosen],
+            subset(self.fetch, chosen),
+            digests=self.digests[chosen] if self.digests is not None else digests_of(self.fetch, chosen),
+            names=None if self.names is None else tuple(self.names[row] for row in chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table and how it became numbers.
+
+    Attributes:
+        name: the column's name.
+        categories: the categories of the train split in the order of their one-hot columns; None for numbers.
+        width: how many numbers of a sample the column fills.
+
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits of one task.
+
+    Attributes:
+        train: what models learn from.
+        validation: what checkpoints are chosen on.
+        test: what the verdict is read from, once.
+        task: ``"classification"`` or ``"regression"``.
+        classes: class names, the i-th is target i; empty for regression.
+        kind: ``"image"`` for (C, H, W) samples, ``"vector"`` for anything else.
+        shape: shape of one sample.
+        num_outputs: number of classes, or of regression columns.
+        findings: counted remarks.
+        label_shift: for ``"validation"`` and ``"test"``, how far the labels are from those of train: total variation
+            distance (classification) or Kolmogorov-Smirnov statistic (regression), 0 to 1.
+        columns: how the columns of a table became numbers; empty when the source is not a table.
+
+    """
+
+    train: Samples
+    validation: Samples
+    test: Samples
+    task: Task
+    classes: tuple[str, ...]
+    kind: Kind
+    shape: tuple[int, ...]
+    num_outputs: int
+    findings: tuple[Finding, ...] = ()
+    label_shift: Mapping[str, float] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Samples]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of everything in the data: samples, targets, ids, class order, encoding of tables."""
+        return fingerprint.of_json(
+            {
+                "splits": {name: samples.fingerprint for name, samples in self.splits.items()},
+                "task": self.task,
+                "classes": self.classes,
+                "columns": [(column.name, column.categories, column.width) for column in self.columns],
+            }
+        )
+
+    def with_findings(self, findings: tuple[Finding, ...], label_shift: Mapping[str, float]) -> Data:
+        """Return the data with further findings and the label shift noted."""
+        return replace(self, findings=self.findings + findings, label_shift=dict(label_shift))
+
+
+def make_samples(
+    ids: Array,
+    targets: Array,
+    fetch: Fetch,
+    *,
+    digests: Digests | None = None,
+    names: tuple[str, ...] | None = None,
+) -> Samples:
+    """Build a split and its fingerprint.
+
+    Use it for splits that do not come from `load`, for example in tests.
+
+    Args:
+        ids: (n,) integers, unique.
+        targets: (n,) classes, or (n,) or (n, k) values.
+        fetch: row numbers (b,) to inputs (b, ...).
+        digests: (n,) uint64 content hashes; computed by fetching every row when absent.
+        names: what each sample is called.
+
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    targets = np.ascontiguousarray(targets, dtype=np.float32 if np.asarray(targets).dtype.kind == "f" else np.int64)
+    if digests is None:
+        digests = digests_of(fetch, np.arange(len(ids), dtype=np.int64))
+    parts = [fingerprint.of_array(part) for part in (ids, targets, digests)]
+    return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests)
+
+
+def digests_of(fetch: Fetch, rows: Ints, *, chunk: int = 1024) -> Digests:
+    """Return a 64-bit hash of the content of each row: (b,) uint64."""
+    parts = [digest_rows(fetch(rows[start : start + chunk]).numpy()) for start in range(0, len(rows), chunk)]
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+
+
+def digest_rows(inputs: Array) -> Digests:
+    """Return a 64-bit hash of dtype, shape and bytes of each row of an array: (n,) uint64."""
+    inputs = np.ascontiguousarray(inputs)
+    start = hashlib.blake2b(f"{inputs.dtype.str}{inputs.shape[1:]}".encode(), digest_size=8)
+    content = inputs.reshape(-1).view(np.uint8).data if inputs.size else memoryview(b"")
+    size = inputs.nbytes // max(1, len(inputs))
+    found = bytearray()
+    for row in range(len(inputs)):
+        digest = start.copy()
+        digest.update(content[row * size : (row + 1) * size])
+        found += digest.digest()
+    return np.frombuffer(bytes(found), dtype="<u8").astype(np.uint64)
+
+
+def digest_bytes(*parts: bytes) -> int:
+    """Return a 64-bit hash of some bytes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def id_of_text(text: str) -> int:
+    """Return a 63-bit id for a text such as a relative path."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "little") >> 1

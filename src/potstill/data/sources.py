@@ -1,0 +1,238 @@
+"""Reading any kind of source: a name, a file, a folder, a function, arrays, a dataset.
+
+Shape legend: n samples, ``...`` the shape of one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
+
+from potstill.core.errors import DataError, UsageError, did_you_mean
+from potstill.core.optional import require
+from potstill.data import functions, images, tables
+from potstill.data.raw import Raw, ids_of, missing, stored_array
+from potstill.data.samples import Array, Finding
+
+_ROLES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
+          "dev": "validation", "test": "test"}
+_ACCEPTED = (
+    "'digits', a folder of images by class, a .csv, .parquet, .jsonl or .npz file, 'file.py:name' or "
+    "'package.module:name', (inputs, targets), {'inputs': ..., 'targets': ..., 'ids': ...}, a map-style dataset of "
+    "(input, target), or a Hugging Face dataset"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sources are read; the fields are those of the recipe's data section."""
+
+    inputs: Sequence[str] | None = None
+    target: str = "label"
+    id_column: str | None = None
+    image_size: int | None = None
+    args: Mapping[str, Any] | None = None
+    base: Path = Path()
+
+
+def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
+    """Read one source; a dictionary of splits gives several.
+
+    Args:
+        source: any of the accepted kinds.
+        role: which split the source was given for.
+        options: how to read it.
+
+    Returns:
+        Role to source. Rows without a usable label are marked bad.
+
+    Raises:
+        UsageError: not a kind of source, or options that do not fit it.
+        DataError: the source cannot be read.
+
+    """
+    if isinstance(source, str) and functions.is_function(source):
+        source = functions.call(source, options.args or {}, options.base)
+    if isinstance(source, Mapping) and "inputs" not in source:
+        roles = {key: _ROLES.get(str(key)) for key in source}
+        strange = [str(key) for key, value in roles.items() if value is None]
+        if strange or not source:
+            raise DataError(
+                f"{role}: a dictionary has the keys {sorted(map(str, source))}; expected 'inputs' and 'targets', "
+                "or 'train' and optionally 'validation' and 'test'."
+            )
+        if len(set(roles.values())) < len(roles):
+            raise DataError(f"{role}: a dictionary names a split twice: {sorted(map(str, source))}.")
+        if role != "train":
+            raise DataError(f"data.{role} returned several splits {sorted(map(str, source))}; give them as data.train.")
+        return {str(roles[key]): _read_one(value, str(roles[key]), options) for key, value in source.items()}
+    return {role: _read_one(source, role, options)}
+
+
+def _read_one(source: Any, role: str, options: Options) -> Raw:
+    raw = _read(source, role, options)
+    if raw.labels.shape[0] != len(raw.ids) or not raw.labels.ndim:
+        raise DataError(f"{role}: {len(raw)} inputs but targets of shape {raw.labels.shape}; expected one for each.")
+    return replace(raw, bad={**missing(raw.labels), **raw.bad})
+
+
+def _read(source: Any, role: str, options: Options) -> Raw:
+    if isinstance(source, str) and source == "digits":
+        _refuse_columns(options, "'digits'")
+        return _digits()
+    if isinstance(source, str | Path):
+        return _read_path(Path(options.base) / Path(source).expanduser(), str(source), options)
+    if _is_hugging_face(source):
+        return _read_hugging_face(source, role, options)
+    _refuse_columns(options, f"data.{role} ({type(source).__name__})")
+    if isinstance(source, TensorDataset):
+        source = source.tensors
+    if isinstance(source, Mapping):
+        strange = sorted(set(map(str, source)) - {"inputs", "targets", "ids"})
+        if strange or "targets" not in source:
+            keys = sorted(map(str, source))
+            raise DataError(f"{role}: a dictionary has the keys {keys}; expected inputs, targets and maybe ids.")
+        return _arrays(source["inputs"], source["targets"], source.get("ids"), role, options)
+    if isinstance(source, tuple | list) and len(source) == 2 and all(map(_is_array, source)):
+        return _arrays(source[0], source[1], None, role, options)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not _is_array(source):
+        return images.read_dataset(source, options.image_size, f"data.{role}")
+    raise UsageError(f"data.{role} is {type(source).__name__}, which is not a source of samples. Expected {_ACCEPTED}.")
+
+
+def _read_path(path: Path, given: str, options: Options) -> Raw:
+    if path.is_dir():
+        _refuse_columns(options, f"the folder {given}", images_allowed=True)
+        return images.read_folder(path, options.image_size)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        known = ["digits"] + ([entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+        close = did_you_mean(path.name, known)
+        hint = close if "Did you mean" in close else ""
+        raise DataError(f"'{given}' does not exist (looked at {path.absolute()}).{hint} Expected {_ACCEPTED}.")
+    if suffix not in tables.SUFFIXES:
+        raise DataError(f"'{given}' is a {suffix or 'plain'} file, which cannot be read. Expected {_ACCEPTED}.")
+    if options.image_size is not None:
+        raise UsageError(f"data.image_size is for images of a folder or dataset, not for {given}. Remove it.")
+    return tables.read_table(path, inputs=options.inputs, target=options.target, id_column=options.id_column)
+
+
+def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) -> Raw:
+    if options.image_size is not None:
+        raise UsageError(
+            "data.image_size is for images of a folder or dataset; arrays keep their size. Remove it, or set "
+            "preprocess.size of the models."
+        )
+    array, labels = _as_array(inputs), _as_array(targets)
+    if array.ndim < 1 or labels.ndim < 1 or len(array) != len(labels):
+        raise DataError(
+            f"{role}: inputs have shape {array.shape} and targets {labels.shape}; expected (n, ...) and (n,)."
+        )
+    content, bad = stored_array(array)
+    findings: tuple[Finding, ...] = ()
+    if len(content.shape) == 3 and array.dtype != np.uint8 and array.size and len(bad) < len(array):
+        low, high = float(np.nanmin(array)), float(np.nanmax(array))
+        if low < 0 or high > 1:
+            text = (
+                f"{role}: images are floats from {low:g} to {high:g}; expected 0 to 1, or uint8 from 0 to 255. "
+                "Changes of colour, erasing and the normalisation of published models assume that range."
+            )
+            findings = (Finding("warning", "pixel-range", text, len(array)),)
+    numbers = np.arange(len(array), dtype=np.int64) if ids is None else ids_of(_as_array(ids), f"data.{role}")
+    return Raw(numbers, labels, content, own_ids=ids is not None, bad=bad, findings=findings)
+
+
+def _digits() -> Raw:
+    found = require("sklearn.datasets", feature="the bundled 'digits' data", extra="demo").load_digits()
+    # 17 grey levels, 0 to 16, stretched to the range of pixels.
+    pixels = np.round(found.images * (255 / 16)).astype(np.uint8)
+    content, _ = stored_array(pixels)
+    return Raw(np.arange(len(pixels), dtype=np.int64), found.target.astype(np.int64), content)
+
+
+def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
+    features, source = dataset.features, f"data.{role}"
+    if options.target not in features:
+        hint = did_you_mean(options.target, features)
+        raise DataError(f"{source} has no column '{options.target}' (data.target).{hint}")
+    others = [name for name in features if name not in (options.target, options.id_column)]
+    chosen = list(options.inputs) if options.inputs else others
+    pictures = [name for name in chosen if type(features.get(name)).__name__ == "Image"]
+    label_names = getattr(features[options.target], "names", None)
+    names = tuple(map(str, label_names)) if isinstance(label_names, list) else None
+    wanted = [name for name in chosen if name in features and name not in pictures] if not pictures else []
+    kept = [*wanted, options.target, *([options.id_column] if options.id_column else [])]
+    unknown = [name for name in [*chosen, *kept] if name not in features]
+    if unknown:
+        raise DataError(f"{source} has no column '{unknown[0]}'.{did_you_mean(unknown[0], features)}")
+    columns = tables.from_arrow(dataset.select_columns(kept).with_format("arrow")[:], source)
+    if names is not None:
+        columns[options.target] = _class_labels(columns[options.target], names)
+    if not pictures:
+        if options.image_size is not None:
+            raise UsageError(f"data.image_size is for images, but {source} has no image column. Remove it.")
+        return tables.from_columns(
+            columns,
+            source,
+            inputs=options.inputs,
+            target=options.target,
+            id_column=options.id_column,
+            label_names=names,
+        )
+    if len(pictures) > 1 or (options.inputs and len(chosen) > 1):
+        raise DataError(f"{source}: data.inputs names {', '.join(chosen)}; expected one image column and nothing else.")
+    content, bad = images.read_images(
+        images.DatasetColumn(dataset, pictures[0], options.image_size), len(dataset), None, source
+    )
+    ignored = [name for name in others if name != pictures[0]]
+    text = f"{source}: only the image column '{pictures[0]}' is used; ignored: {', '.join(ignored)}."
+    findings = (Finding("info", "ignored-columns", text, len(ignored)),) if ignored and not options.inputs else ()
+    ids = np.arange(len(dataset), dtype=np.int64)
+    if options.id_column:
+        ids = ids_of(columns[options.id_column], f"{source}, column '{options.id_column}',")
+    return Raw(
+        ids, columns[options.target], content, label_names=names, own_ids=bool(options.id_column), bad=bad,
+        findings=findings,
+    )
+
+
+def _class_labels(codes: Array, names: tuple[str, ...]) -> Array:
+    """Return names for the numbers of a ClassLabel column; -1 stands for no label there."""
+    found = np.empty(len(codes), dtype=object)
+    found[:] = [names[int(code)] if 0 <= code < len(names) else None for code in codes]
+    return found
+
+
+def _is_hugging_face(source: Any) -> bool:
+    return type(source).__module__.split(".")[0] == "datasets" and hasattr(source, "features") and hasattr(
+        source, "select_columns"
+    )
+
+
+def _refuse_columns(options: Options, what: str, *, images_allowed: bool = False) -> None:
+    for key, value in (("inputs", options.inputs), ("id", options.id_column)):
+        if value is not None:
+            raise UsageError(f"data.{key} names columns, but {what} has no named columns. Remove it.")
+    if what == "'digits'" and options.image_size is not None and not images_allowed:
+        raise UsageError("data.image_size is for images of a folder or dataset; 'digits' are 8x8. Remove it.")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | torch.Tensor) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | list)
+    )
+
+
+def _as_array(value: Any) -> Array:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return np.asarray((value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy())
+    return np.asarray(value)
+
+

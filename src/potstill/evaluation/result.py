@@ -1,0 +1,174 @@
+"""What an evaluation found: plain frozen data that goes to ``evaluation.json`` and comes back equal.
+
+Shape legend: n test examples, c classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from potstill.evaluation.verdict import Difference, Verdict
+
+Task = Literal["classification", "regression"]
+Latency = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs.
+
+    Attributes:
+        parameters: number of trainable numbers.
+        flops: operations of one forward pass of one example.
+        bytes: of the stored weights.
+        latency_ms: milliseconds a call by batch size, ``{"1": {"p50": .., "p95": .., "per_second": ..}, ...}``.
+
+    """
+
+    parameters: int
+    flops: int
+    bytes: int
+    latency_ms: Latency | None = None
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model's scores on the test split; a student's are averages over its seeds.
+
+    Attributes:
+        name: ``"teacher"``, ``"alone"`` or ``"distilled"``.
+        metrics: metric name -> value.
+        intervals: metric name -> 95 % interval.
+        per_seed: metric name -> one value per seed (one value for the teacher).
+        parameters: number of trainable numbers.
+        flops: operations of one forward pass of one example.
+        bytes: of the stored weights.
+        latency_ms: as in `Size`.
+
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    per_seed: Mapping[str, tuple[float, ...]]
+    parameters: int
+    flops: int
+    bytes: int
+    latency_ms: Latency | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as JSON data."""
+        return {
+            "name": self.name,
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "per_seed": {name: list(values) for name, values in self.per_seed.items()},
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "latency_ms": None if self.latency_ms is None else {k: dict(v) for k, v in self.latency_ms.items()},
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> ModelScores:
+        """Return the scores that `to_json` wrote."""
+        return ModelScores(
+            name=value["name"],
+            metrics=dict(value["metrics"]),
+            intervals={name: (low, high) for name, (low, high) in value["intervals"].items()},
+            per_seed={name: tuple(values) for name, values in value["per_seed"].items()},
+            parameters=value["parameters"],
+            flops=value["flops"],
+            bytes=value["bytes"],
+            latency_ms=value["latency_ms"],
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything measured on the test split.
+
+    Attributes:
+        task: classification or regression.
+        headline_metric: the metric the verdict is about: ``"accuracy"`` or ``"r2"``.
+        classes: class names, empty for regression.
+        num_examples: test examples.
+        seeds: the students' seeds, in the order of every ``per_seed`` list.
+        resamples: bootstrap resamples behind each interval.
+        models: ``"teacher"``, ``"alone"``, ``"distilled"`` -> scores.
+        differences: ``"distilled-alone"``, ``"distilled-teacher"`` -> metric -> difference.
+        verdict: the result in words.
+        reliability: model -> ``{"low", "high", "count", "confidence", "accuracy"}``, lists over bins, all seeds
+            together; confidence and accuracy are None in an empty bin. Empty for regression.
+        confusion: model -> c lists of c numbers, rows are true classes, averaged over seeds. Empty for regression
+            and beyond 100 classes.
+        disagreements: test examples on which teacher and distilled student differ most, worst first, each
+            ``{"id", "row", "name", "label", "teacher", "distilled", "teacher_confidence", "student_confidence"}``;
+            ``row`` counts in the test split; label, teacher and distilled are class numbers, or lists of values with
+            confidences None for regression.
+        split: the split the numbers are from.
+        chosen_on: the split that chose the checkpoints.
+
+    """
+
+    task: Task
+    headline_metric: str
+    classes: tuple[str, ...]
+    num_examples: int
+    seeds: tuple[int, ...]
+    resamples: int
+    models: Mapping[str, ModelScores]
+    differences: Mapping[str, Mapping[str, Difference]]
+    verdict: Verdict
+    reliability: Mapping[str, Mapping[str, list[Any]]]
+    confusion: Mapping[str, list[list[float]]]
+    disagreements: tuple[Mapping[str, Any], ...]
+    split: str = "test"
+    chosen_on: str = "validation"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON data, the content of ``evaluation.json``."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            "chosen_on": self.chosen_on,
+            "headline_metric": self.headline_metric,
+            "classes": list(self.classes),
+            "num_examples": self.num_examples,
+            "seeds": list(self.seeds),
+            "resamples": self.resamples,
+            "verdict": self.verdict.to_json(),
+            "models": {name: scores.to_json() for name, scores in self.models.items()},
+            "differences": {
+                pair: {name: {"value": d.value, "low": d.low, "high": d.high} for name, d in metrics.items()}
+                for pair, metrics in self.differences.items()
+            },
+            "reliability": {name: dict(table) for name, table in self.reliability.items()},
+            "confusion": {name: [list(row) for row in table] for name, table in self.confusion.items()},
+            "disagreements": [dict(row) for row in self.disagreements],
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> EvaluationResult:
+        """Return the result that `to_json` wrote."""
+        return EvaluationResult(
+            task=value["task"],
+            split=value["split"],
+            chosen_on=value["chosen_on"],
+            headline_metric=value["headline_metric"],
+            classes=tuple(value["classes"]),
+            num_examples=value["num_examples"],
+            seeds=tuple(value["seeds"]),
+            resamples=value["resamples"],
+            verdict=Verdict.from_json(value["verdict"]),
+            models={name: ModelScores.from_json(scores) for name, scores in value["models"].items()},
+            differences={
+                pair: {name: Difference(**numbers) for name, numbers in metrics.items()}
+                for pair, metrics in value["differences"].items()
+            },
+            reliability={name: dict(table) for name, table in value["reliability"].items()},
+            confusion={name: [list(row) for row in table] for name, table in value["confusion"].items()},
+            disagreements=tuple(dict(row) for row in value["disagreements"]),
+        )

@@ -1,0 +1,167 @@
+"""The model card: a README.md in Hugging Face's format, written from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from potstill.core.files import read_json, write_text
+from potstill.export.weights import CONFIG
+
+_NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro-F1",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+    "r2": "R2",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
+_HUB_TYPES = {"macro_f1": "f1", "r2": "r_squared"}
+_MODELS = (("teacher", "Teacher"), ("alone", "Student alone"), ("distilled", "Student distilled"))
+
+
+def write_card(folder: Path, *, evaluation: Mapping[str, Any], recipe: str = "", name: str = "") -> Path:
+    """Write ``README.md`` into an export folder, ready for the Hugging Face Hub.
+
+    The licence is left out: it depends on the data and the teacher, and only their owner knows it.
+
+    Args:
+        folder: the export folder; its ``student.json`` and ``parity.json`` are read when they are there.
+        evaluation: the content of ``evaluation.json``.
+        recipe: the resolved recipe as YAML, shown in the card.
+        name: the model's name; the recipe's hash when absent.
+
+    Returns:
+        The path of the card.
+
+    """
+    folder = Path(folder)
+    student = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    parity = read_json(folder / "parity.json") if (folder / "parity.json").is_file() else {}
+    files = [entry for entry in parity.get("files", []) if entry["ok"]]
+    seed = parity.get("seed", evaluation["seeds"][0])
+    name = name or f"potstill-student-{student.get('recipe_hash') or 'model'}"
+    sections = [
+        f"# {name}",
+        evaluation["verdict"]["headline"],
+        "\n".join(f"- {sentence}" for sentence in evaluation["verdict"]["sentences"]),
+        "## Results",
+        f"Test split, {evaluation['num_examples']:,} examples; checkpoints were chosen on the "
+        f"{evaluation['chosen_on']} split. 95 % intervals in brackets. A student's scores are averages over the seeds "
+        f"{', '.join(map(str, evaluation['seeds']))}; this folder holds the distilled student of seed {seed}.",
+        _results(evaluation["models"]),
+        *_files(files),
+        "## Use",
+        _use(student, files),
+        *(["## Recipe", f"```yaml\n{recipe.strip()}\n```"] if recipe.strip() else []),
+    ]
+    metadata = _front(name, evaluation, student, recipe, seed, bool(files))
+    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    path = folder / "README.md"
+    write_text(path, f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n")
+    return path
+
+
+def _front(
+    name: str, evaluation: Mapping[str, Any], student: Mapping[str, Any], recipe: str, seed: int, onnx: bool
+) -> dict[str, Any]:
+    """Return the card's metadata as the Hub reads it; the scores are those of the one student in the folder."""
+    image = len(student.get("input", {}).get("shape", ())) == 3
+    task = f"{'image' if image else 'tabular'}-{evaluation['task']}"
+    index = list(evaluation["seeds"]).index(seed)
+    per_seed = evaluation["models"]["distilled"]["per_seed"]
+    measured = {metric: values[index] for metric, values in per_seed.items()}
+    shown = [metric for metric in _NAMES if metric in measured]
+    dataset = _dataset(recipe)
+    return {
+        "library_name": "potstill",
+        # The Hub knows no task of predicting numbers from images.
+        **({} if task == "image-regression" else {"pipeline_tag": task}),
+        "tags": ["potstill", "knowledge-distillation", *(["onnx"] if onnx else [])],
+        "metrics": [_HUB_TYPES.get(metric, metric) for metric in shown],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": task},
+                        "dataset": {"name": dataset, "type": dataset, "split": evaluation["split"]},
+                        "metrics": [
+                            {"type": _HUB_TYPES.get(metric, metric), "name": _NAMES[metric], "value": measured[metric]}
+                            for metric in shown
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _dataset(recipe: str) -> str:
+    """Return the data's name without the folders it lies in, which are nobody else's business."""
+    section = (yaml.safe_load(recipe) or {}).get("data", {}) if recipe.strip() else {}
+    source = section.get("train") if isinstance(section, Mapping) else None
+    return Path(source).name if isinstance(source, str) and Path(source).name else "custom"
+
+
+def _results(models: Mapping[str, Any]) -> str:
+    metrics = [metric for metric in _NAMES if metric in models["distilled"]["metrics"]]
+    rows = [["", *(title for _, title in _MODELS)]]
+    for metric in metrics:
+        cells = [_NAMES[metric]]
+        for model, _ in _MODELS:
+            low, high = models[model]["intervals"][metric]
+            cells.append(f"{models[model]['metrics'][metric]:.4g} ({low:.4g} to {high:.4g})")
+        rows.append(cells)
+    rows.append(["Parameters", *(f"{models[model]['parameters']:,}" for model, _ in _MODELS)])
+    rows.append(["Weights", *(f"{models[model]['bytes'] / 1e6:.3g} MB" for model, _ in _MODELS)])
+    rows.append(["Operations a sample", *(f"{models[model]['flops'] / 1e6:.3g} MFLOP" for model, _ in _MODELS)])
+    return _table(rows)
+
+
+def _files(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not files:
+        return []
+    rows = [["File", "Size", "Agreement with torch", "Largest difference", "One sample (p50)", "32 samples (p50)"]]
+    for entry in files:
+        times = entry.get("latency_ms") or {}
+        rows.append(
+            [
+                f"`{entry['file']}`",
+                f"{entry['bytes'] / 1e6:.3g} MB",
+                f"{entry['agreement']:.4f}",
+                f"{entry['max_abs_difference']:.2g}",
+                *(f"{times[size]['p50']:.3g} ms" if size in times else "-" for size in ("1", "32")),
+            ]
+        )
+    return ["## Files", "Each file was run on the whole test split and compared with the model.", _table(rows)]
+
+
+def _use(student: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
+    given = student.get("input", {})
+    shape = ", ".join(map(str, given.get("shape", ["..."])))
+    kind = given.get("dtype") or "raw"
+    lines = [f"The model takes {kind} inputs of shape (batch, {shape}), as the data has them: preprocessing is inside."]
+    if student.get("classes"):
+        lines.append(f"Its {len(student['classes'])} classes are listed in `{CONFIG}`, in the order of the outputs.")
+    code = []
+    if files:
+        code += [
+            "import onnxruntime",
+            f'session = onnxruntime.InferenceSession("{files[0]["file"]}")',
+            'outputs = session.run(None, {"input": inputs})[0]',
+            "",
+        ]
+    passed = "" if student.get("model") else ", model=MyModel()"
+    code += ["import potstill", f'student = potstill.load_student("."{passed})', "outputs = student(inputs)"]
+    return "\n\n".join([" ".join(lines), "```python\n" + "\n".join(code) + "\n```"])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -1,0 +1,252 @@
+"""The student as one ONNX file that takes raw inputs: preprocessing, network and labels inside.
+
+Shape legend: b samples in a batch, c classes or regression columns, h/w height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from potstill.core.errors import PotstillError, UsageError
+from potstill.core.files import atomic_path
+from potstill.core.optional import require
+from potstill.export.student import Student, Task
+from potstill.models.preprocess import Preprocessor
+
+Array = np.ndarray[Any, Any]
+
+OPSET = 18
+"""The newest operator set that every supported torch writes natively."""
+
+PREPROCESS = "preprocess"
+"""Nodes whose names start with this belong to the preprocessing; int8 leaves them in float32."""
+
+_ONE_FILE = 2**31 - 2**20
+
+
+class _Prepare(nn.Module):
+    """A `Preprocessor` as it goes into a file, for inputs of one shape.
+
+    Resizing is a product with two constant matrices that hold torch's own antialiased weights: the result is the same
+    to float rounding, and every runtime has a matrix product, while few have antialiased resizing.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, preprocess: Preprocessor, shape: Sequence[int]) -> None:
+        super().__init__()
+        size = preprocess.size
+        self.resizes = size is not None and len(shape) == 3 and tuple(shape[1:]) != (size, size)
+        self.normalise = Preprocessor(preprocess.mean, preprocess.std)
+        if self.resizes and size is not None:
+            self.register_buffer("rows", _resize_weights(shape[1], size))
+            self.register_buffer("columns", _resize_weights(shape[2], size).T.contiguous())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.to(torch.float32) / 255.0 if inputs.dtype == torch.uint8 else inputs.to(torch.float32)
+        if self.resizes:
+            inputs = self.rows @ inputs @ self.columns
+        result: Tensor = self.normalise(inputs)
+        return result
+
+
+def _resize_weights(length: int, size: int) -> Tensor:
+    """Return (size, length): what each new pixel takes from each old one along one axis."""
+    unit = torch.eye(length)[None, None]
+    return F.interpolate(unit, size=(size, length), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+
+def export_onnx(
+    model: nn.Module,
+    preprocess: Preprocessor,
+    example_inputs: Tensor,
+    path: Path,
+    *,
+    task: Task,
+    classes: Sequence[str] = (),
+    recipe_hash: str = "",
+) -> Path:
+    """Write a model and its preprocessing to one float32 ONNX file.
+
+    The file's input is named ``input``, of the examples' type and shape with any batch size; its output is ``logits``
+    (classification) or ``values`` (regression). Labels, recipe hash, task and version are in its metadata. The model
+    is not changed. Nothing is left behind on failure.
+
+    Args:
+        model: the trained model.
+        preprocess: its preprocessing.
+        example_inputs: (b, ...) raw inputs, uint8 pixels or float; fixes type and shape of the file's input.
+        path: where to write.
+        task: classification or regression.
+        classes: class names in output order.
+        recipe_hash: of the recipe that made the model.
+
+    Raises:
+        UsageError: no example inputs, or a model too large for one file.
+        PotstillError: a package is missing, the model cannot be exported (with the reason), or the disk is full.
+
+    """
+    require("onnxscript", feature="exporting to ONNX", extra="export")
+    onnx = require("onnx", feature="exporting to ONNX", extra="export")
+    if len(example_inputs) == 0:
+        raise UsageError("Exporting needs at least one example input.")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if size > _ONE_FILE:
+        raise UsageError(f"The model has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB.")
+    prepare = _Prepare(copy.deepcopy(preprocess).cpu(), example_inputs.shape[1:])
+    student = Student(copy.deepcopy(model).cpu(), prepare, task=task, classes=classes).eval()
+    # With one row the exporter would take the batch size for a constant.
+    example = example_inputs[:1].cpu().repeat(2, *[1] * (example_inputs.dim() - 1))
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                student,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=["input"],
+                output_names=["logits" if task == "classification" else "values"],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:400]
+        raise PotstillError(
+            f"{type(model).__name__} could not be exported to ONNX: {reason}. Usual causes: Python control flow that "
+            "depends on tensor values, or a batch size that is fixed inside the model."
+        ) from error
+    if program is None:
+        raise PotstillError(f"{type(model).__name__} could not be exported to ONNX: torch returned nothing.")
+    proto: Any = program.model_proto
+    _name_preprocessing(proto)
+    wanted = {
+        "labels": json.dumps(list(classes), ensure_ascii=False),
+        "recipe_hash": recipe_hash,
+        "task": task,
+        "potstill_version": package_version(),
+    }
+    set_metadata(proto, wanted)
+    onnx.checker.check_model(proto)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return Path(path)
+
+
+def _name_preprocessing(proto: Any) -> None:
+    """Move the exporter's notes on the preprocessing into node names, which survive optimisation, and drop all notes.
+
+    The notes hold stack traces with the paths of the user's own files, and make small models a tenth larger.
+    """
+    for node in proto.graph.node:
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+        if f"'{PREPROCESS}'" in scopes:
+            node.name = f"{PREPROCESS}/{node.name}"
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+
+
+def set_metadata(proto: Any, values: Mapping[str, str]) -> None:
+    """Add ``values`` to what an ONNX model says about itself."""
+    kept = {entry.key: entry.value for entry in proto.metadata_props} | dict(values)
+    del proto.metadata_props[:]
+    for key, value in kept.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def package_version() -> str:
+    """Return the installed version of potstill."""
+    try:
+        return version("potstill")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own internals from the user: they are nothing a user can act on."""
+    names = ("root", "torch.onnx", "torch.onnx._internal.exporter._registration")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class OnnxModel:
+    """An ONNX file as a function from raw inputs to outputs, on a fixed number of CPU threads.
+
+    Args:
+        path: the file.
+        threads: threads that one call may use.
+
+    Attributes:
+        metadata: what the file says about itself: ``labels`` (a JSON list), ``recipe_hash``, ``task``,
+            ``potstill_version``.
+
+    Raises:
+        UsageError: no such file, or one that is not a readable ONNX model.
+
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        runtime = require("onnxruntime", feature="running ONNX files", extra="export")
+        if not Path(path).is_file():
+            raise UsageError(f"There is no file {path}.")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise UsageError(f"{path} is not a readable ONNX model: {' '.join(str(error).split())[:300]}") from error
+        self._input = self._session.get_inputs()[0]
+        self._dtype = np.dtype(np.uint8 if self._input.type == "tensor(uint8)" else np.float32)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, inputs: Array | Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return outputs (b, c) of raw inputs (b, ...).
+
+        Raises:
+            UsageError: inputs of another type or shape than the file's.
+
+        """
+        array = inputs.numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
+        expected = tuple(self._input.shape[1:])
+        if array.dtype != self._dtype or array.shape[1:] != expected or len(array) == 0:
+            raise UsageError(
+                f"The file takes {self._dtype} inputs of shape (batch, {', '.join(map(str, expected))}); "
+                f"got {array.dtype} of shape {array.shape}."
+            )
+        result: np.ndarray[Any, np.dtype[np.float32]] = self._session.run(None, {self._input.name: array})[0]
+        return result

@@ -1,0 +1,94 @@
+"""What every loss does before and after its formula: check shapes, lift the precision, apply the mask.
+
+Shape legend: b samples, c classes, k outputs, ``...`` any further dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from potstill.core.errors import UsageError
+
+
+def lift(tensor: Tensor, name: str) -> Tensor:
+    """Return ``tensor`` in float32; float64 stays float64, so that gradients can be checked numerically."""
+    if not tensor.is_floating_point():
+        raise UsageError(f"{name} must hold floating point numbers, not {tensor.dtype}. Convert it with .float().")
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` as a constant: no gradient reaches the teacher, and inference tensors become usable."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def check_mask(where: Tensor | None, student: Tensor) -> None:
+    """Refuse a mask that is not boolean of shape (b,)."""
+    if where is None:
+        return
+    if where.dtype != torch.bool or where.shape != student.shape[:1]:
+        raise UsageError(
+            f"where must be a boolean tensor of shape ({len(student)},), True for samples to keep, not "
+            f"{where.dtype} of shape {tuple(where.shape)}."
+        )
+
+
+def blank(tensor: Tensor, where: Tensor | None) -> Tensor:
+    """Put 0 into rows that are masked out, so that whatever they hold reaches neither values nor gradients."""
+    if where is None:
+        return tensor
+    return tensor.masked_fill(~where.reshape(-1, *[1] * (tensor.dim() - 1)), 0)
+
+
+def keep(values: Tensor, where: Tensor | None) -> Tensor:
+    """Put 0 into the values (b,) of samples that are masked out; the graph stays valid."""
+    return values if where is None else values.masked_fill(~where, 0.0)
+
+
+def pair(
+    student: Tensor, teacher: Tensor, where: Tensor | None, *, names: tuple[str, str], min_dims: int
+) -> tuple[Tensor, Tensor]:
+    """Return a student's and a teacher's tensor of equal shape, lifted, masked, the teacher as a constant."""
+    if student.dim() < min_dims or student.shape != teacher.shape:
+        raise UsageError(
+            f"{names[0]} has shape {tuple(student.shape)} and {names[1]} {tuple(teacher.shape)}: they must be equal, "
+            f"with at least {min_dims} dimensions, the batch first."
+        )
+    check_mask(where, student)
+    lifted = lift(student, names[0])
+    return blank(lifted, where), blank(lift(constant(teacher), names[1]).to(lifted.dtype), where)
+
+
+def logit_pair(
+    student_logits: Tensor, teacher_logits: Tensor, where: Tensor | None, *, min_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return both sides' logits (b, c), checked, lifted and masked, the teacher's as a constant."""
+    check_logits(student_logits, "student_logits", min_classes)
+    return pair(student_logits, teacher_logits, where, names=("student_logits", "teacher_logits"), min_dims=2)
+
+
+def check_logits(logits: Tensor, name: str, min_classes: int) -> None:
+    """Refuse logits that are not (b, c), or with so few classes that the loss is constant."""
+    if logits.dim() != 2:
+        raise UsageError(f"{name} must have shape (batch, classes), not {tuple(logits.shape)}.")
+    if logits.shape[1] < min_classes:
+        raise UsageError(
+            f"{name} has {logits.shape[1]} class: its softmax is always 1 and nothing can be learned. For a binary "
+            "task give the model two outputs; to match single logits use logit_mse; for numbers use mse or teacher_mse."
+        )
+
+
+def positive(value: float, name: str) -> float:
+    """Return ``value`` if it is a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name}={value!r} must be a finite number above 0.")
+    return float(value)
+
+
+def refuse_if(bad: Tensor, message: str) -> None:
+    """Raise when any element of ``bad`` is true; looked at on the CPU only, so that no step waits for a device."""
+    if bad.device.type == "cpu" and bool(bad.any()):
+        raise UsageError(message)

@@ -1,0 +1,47 @@
+"""A small zoo: the image models that papers on distillation compare on, and two very small ones.
+
+Each is a function ``name(num_classes=10, *, in_channels=3, ...)``; for regression ``num_classes`` is the number of
+outputs. All end in ``linear``; all but the perceptron have ``pool``, whose output is (b, features), in front of it.
+"""
+
+from __future__ import annotations
+
+from potstill.models.zoo.mobilenet import mobilenet_v2
+from potstill.models.zoo.resnet import (
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from potstill.models.zoo.shufflenet import shufflenet_v1, shufflenet_v2
+from potstill.models.zoo.small import cnn, mlp
+from potstill.models.zoo.vgg import vgg8, vgg13
+from potstill.models.zoo.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+
+__all__ = [
+    "cnn",
+    "mlp",
+    "mobilenet_v2",
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "vgg8",
+    "vgg13",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+]

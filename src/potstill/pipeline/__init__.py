@@ -1,0 +1,12 @@
+"""The main job: the stages in order, the run folder, and what a run will do before it does it."""
+
+from __future__ import annotations
+
+from potstill.pipeline.again import evaluate, export
+from potstill.pipeline.build import Given
+from potstill.pipeline.distill import distill
+from potstill.pipeline.folder import find_runs
+from potstill.pipeline.plan import Plan, PlannedStage, plan
+from potstill.pipeline.run import Run, run
+
+__all__ = ["Given", "Plan", "PlannedStage", "Run", "distill", "evaluate", "export", "find_runs", "plan", "run"]

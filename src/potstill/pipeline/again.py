@@ -1,0 +1,85 @@
+"""Doing the last stages of a finished run again: its numbers, or its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from potstill.core.errors import ParityError, UsageError
+from potstill.core.files import read_json, write_text
+from potstill.evaluation import EvaluationResult, Size
+from potstill.pipeline import proof
+from potstill.pipeline.build import IN_MEMORY, build_job
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.run import Run, write_documents
+from potstill.recipe.schema import Recipe
+from potstill.recipe.yaml import dump, read
+
+
+def evaluate(run_folder: Path | str) -> EvaluationResult:
+    """Compute a run's numbers and verdict again from its kept predictions; the test split is not read again.
+
+    Args:
+        run_folder: the folder of a run that was evaluated before.
+
+    Returns:
+        The result, also written to ``evaluation.json`` and the report.
+
+    Raises:
+        UsageError: the run has not come as far as its predictions.
+
+    """
+    folder, recipe = _opened(run_folder, "evaluation.json")
+    with folder.locked():
+        before = EvaluationResult.from_json(read_json(folder.path / "evaluation.json"))
+        sizes = {
+            name: Size(scores.parameters, scores.flops, scores.bytes, scores.latency_ms)
+            for name, scores in before.models.items()
+        }
+        result = proof.score(folder.path, recipe, sizes)
+        write_documents(folder.path)
+    return result
+
+
+def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict[str, Path]:
+    """Write the files of a run's best student again, in other formats if wanted, and check them.
+
+    Args:
+        run_folder: the folder of a finished run.
+        formats: ``"onnx"``, ``"onnx-int8"`` or both; those of the recipe when absent.
+
+    Returns:
+        The files by format, ``safetensors`` included.
+
+    Raises:
+        UsageError: an unfinished run, or one whose student was a Python object.
+        ParityError: a file does not answer like the student.
+
+    """
+    folder, recipe = _opened(run_folder, "evaluation.json")
+    if IN_MEMORY in (recipe.student.model, recipe.teacher.model, recipe.data.train):
+        raise UsageError(
+            f"{folder.path} was made from Python objects, which cannot be rebuilt from its recipe. Call "
+            'potstill.distill(..., export={"formats": [...]}) again with the same objects and the same out: '
+            "everything that is finished is reused."
+        )
+    if formats is not None:
+        recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": list(formats)})})
+    job = build_job(recipe, base=Path(folder.state["base"]))
+    with folder.locked():
+        write_text(folder.path / "recipe.yaml", dump(recipe))
+        proof.export_student(job, folder.path)
+    evaluate(folder.path)
+    refused = proof.refused_exports(folder.path)
+    if refused:
+        raise ParityError(refused)
+    return Run(folder.path).exported
+
+
+def _opened(run_folder: Path | str, needed: str) -> tuple[RunFolder, Recipe]:
+    path = Path(run_folder)
+    if not (path / "run.json").is_file():
+        raise UsageError(f"{path} is not a run folder: it has no run.json. Pass the folder that a run wrote.")
+    if not (path / needed).is_file():
+        raise UsageError(f"{path} is not finished: it has no {needed}. Give its `potstill run` command again first.")
+    return RunFolder(path), read(path / "recipe.yaml")

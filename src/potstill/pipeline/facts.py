@@ -1,0 +1,50 @@
+"""What the report says about the data and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from potstill.data import Data
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """Return the content of ``data.json``."""
+    return {
+        **{name: len(samples) for name, samples in data.splits.items()},
+        "classes": list(data.classes),
+        "kind": data.kind,
+        "shape": list(data.shape),
+        "findings": [
+            {"level": found.level, "code": found.code, "message": found.message, "count": found.count}
+            for found in data.findings
+        ],
+        "label_shift": dict(data.label_shift),
+        "fingerprint": data.fingerprint,
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what the numbers of a run were measured on."""
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": platform.platform(terse=True),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

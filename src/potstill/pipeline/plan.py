@@ -1,0 +1,212 @@
+"""What a run will do and cost, found out without training anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from potstill.core.errors import PotstillError
+from potstill.data import num_batches
+from potstill.evaluation import predict
+from potstill.models import bytes_of_weights, flops, num_parameters
+from potstill.objective import preset
+from potstill.pipeline import stages
+from potstill.pipeline.build import Given, Job, answer, build_job, example_batch
+from potstill.pipeline.facts import describe_data
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.keys import Keys, keys, stage_name, student_runs
+from potstill.recipe.schema import Recipe
+from potstill.store import estimate as store_bytes
+from potstill.store import free_bytes
+from potstill.training import estimate
+
+PROBE = 512
+"""Samples that the teacher is tried on."""
+CHECKPOINT_COPIES = 6
+"""Copies of a student's weights that lie in its folder while it trains: weights, best, optimiser, average, spares."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: what it does, whether its result is there already, and how long it may take."""
+
+    name: str
+    what: str
+    reused: bool
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `potstill plan` prints."""
+
+    folder: Path
+    stages: tuple[PlannedStage, ...]
+    models: dict[str, dict[str, int]]
+    objective: tuple[str, ...]
+    store: dict[str, Any] | None
+    data: dict[str, Any]
+    disk_free: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Given | None = None) -> Plan:
+    """Check everything a run needs and say what it will do: a few batches through both models, no training.
+
+    Args:
+        recipe: what to distil.
+        out: the run folder the plan is for; finished stages in it are reused.
+        base: the folder that relative paths in the recipe start from.
+        given: Python objects in place of the recipe's data and models.
+
+    Raises:
+        PotstillError: anything that would fail later: files, classes, shapes, layers, disk.
+
+    """
+    out, base = Path(out).absolute(), Path(base).absolute()
+    job = build_job(recipe, base=base, given=given or Given())
+    folder, key = RunFolder(out), keys(job)
+    student, teacher = job.make_student(recipe.seed), job.make_teacher()
+    inputs = example_batch(job, 1).inputs
+    models = {
+        "teacher": _cost(teacher, job.teacher_preprocess(inputs)),
+        "student": _cost(student, job.student_preprocess(inputs)),
+    }
+    store = _store(job, key, out, teacher)
+    free = free_bytes(out)
+    needed = CHECKPOINT_COPIES * models["student"]["bytes"] * 2 * recipe.seeds
+    needed += store["bytes"] if store and not store["recorded"] else 0
+    if needed > free:
+        raise PotstillError(
+            f"The run needs about {needed / 1e6:,.0f} MB of disk in {out}, but {free / 1e6:,.0f} MB are free. "
+            "Free some space, choose another folder with --out, or record fewer views (store.views)."
+        )
+    teacher_rate, warnings = _try_teacher(job, teacher)
+    return Plan(
+        folder=out,
+        stages=tuple(_stages(job, folder, key, store, student, teacher, teacher_rate)),
+        models=models,
+        objective=tuple(job.objective.describe()),
+        store=store,
+        data=describe_data(job.data),
+        disk_free=free,
+        warnings=tuple(warnings),
+    )
+
+
+def _stages(
+    job: Job,
+    folder: RunFolder,
+    key: Keys,
+    store: dict[str, Any] | None,
+    student: nn.Module,
+    teacher: nn.Module,
+    teacher_rate: float,
+) -> Iterator[PlannedStage]:
+    samples = len(job.data.train)
+    settings = stages.training_settings(job)
+    if job.recipe.teacher.train is not None:
+        train = job.recipe.teacher.train
+        steps = train.epochs * num_batches(samples, train.batch_size)
+        seconds = steps * estimate(
+            teacher,
+            job.data,
+            objective=preset("alone", job.data.task),
+            settings=train,
+            preprocess=job.teacher_preprocess,
+            seed=job.recipe.seed,
+            augment=job.augment,
+            device=job.device,
+        )
+        what = f"train the teacher for {train.epochs} epochs"
+        yield PlannedStage("teacher", what, folder.is_done("teacher", key.teacher), seconds)
+    if store is not None:
+        what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
+        yield PlannedStage("store", what, store["recorded"], samples * store["views"] / teacher_rate)
+    steps = settings.epochs * num_batches(samples, settings.batch_size)
+    step = estimate(
+        student,
+        job.data,
+        objective=preset("alone", job.data.task),
+        settings=settings,
+        preprocess=job.student_preprocess,
+        seed=job.recipe.seed,
+        augment=job.augment,
+        device=job.device,
+    )
+    live = samples * settings.epochs / teacher_rate if job.recipe.teacher.live else 0.0
+    for seed, kind in student_runs(job):
+        seconds = steps * step + (live if kind == "distilled" else 0.0)
+        if settings.minutes is not None:
+            seconds = min(seconds, 60 * settings.minutes)
+        name, done = stage_name(seed, kind), key.students[seed, kind]
+        what = f"train for {settings.epochs} epochs, " + ("with the teacher" if kind == "distilled" else "labels only")
+        yield PlannedStage(name, what, folder.is_done(name, done), seconds)
+    yield PlannedStage(
+        "predictions",
+        f"read the {len(job.data.test):,} test samples, once",
+        folder.is_done("predictions", key.predictions),
+        len(job.data.test) / teacher_rate,
+    )
+    formats = ", ".join(job.recipe.export.formats) or "safetensors only"
+    yield PlannedStage("export", f"write and check {formats}", folder.is_done("export", key.export), None)
+    yield PlannedStage(
+        "evaluation", "intervals, latency, verdict", folder.is_done("evaluation", key.evaluation), None
+    )
+    yield PlannedStage("report", "write report.html and the model card", False, None)
+
+
+def _cost(model: nn.Module, example: Tensor) -> dict[str, int]:
+    return {
+        "parameters": num_parameters(model),
+        "flops": flops(model, example),
+        "bytes": bytes_of_weights(model),
+    }
+
+
+def _store(job: Job, key: Keys, out: Path, teacher: nn.Module) -> dict[str, Any] | None:
+    if not job.objective.needs_teacher or job.recipe.teacher.live:
+        return None
+    folder, views = stages.store_folder(job, key, out), job.recipe.store.views or 1
+    shapes = answer(teacher, job.teacher_preprocess, example_batch(job).inputs, job.teacher_taps)
+    return {
+        "path": str(folder),
+        "views": views,
+        "bytes": store_bytes(len(job.data.train), views, shapes, job.recipe.store.dtype),
+        "recorded": (folder / "manifest.json").is_file(),
+    }
+
+
+def _try_teacher(job: Job, teacher: nn.Module) -> tuple[float, list[str]]:
+    """Return the teacher's samples per second, and a warning when a finished teacher does no better than chance."""
+    samples = job.data.validation.take(np.arange(min(PROBE, len(job.data.validation))))
+    began = time.perf_counter()
+    outputs = predict(
+        teacher,
+        samples,
+        preprocess=job.teacher_preprocess,
+        batch_size=min(128, len(samples)),
+        device=job.device,
+        precision=job.recipe.teacher.precision,
+    )
+    rate = len(samples) / (time.perf_counter() - began)
+    if job.recipe.teacher.train is not None or job.data.task != "classification":
+        return rate, []
+    accuracy = float((outputs.argmax(axis=1) == samples.targets).mean())
+    chance = float(np.bincount(samples.targets).max() / len(samples))
+    if accuracy > 1.2 * chance:
+        return rate, []
+    return rate, [
+        f"The teacher is right on {accuracy:.1%} of {len(samples)} validation samples; always naming the most frequent "
+        f"class would be right on {chance:.1%}. Check teacher.weights, teacher.preprocess and the order of data.classes."
+    ]

@@ -1,0 +1,41 @@
+"""Doing a thing once although several processes run the same program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+
+from potstill.core.errors import PotstillError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another: recording a large teacher takes as long as it takes."""
+
+
+def start(device: str) -> Accelerator:
+    """Join the other processes of this run, if there are any."""
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Run ``work`` on the main process and return its result, or raise its error, on every process."""
+    if accelerator.num_processes == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [work(), None]
+        except PotstillError as error:
+            outcome = [None, error]
+        except BaseException as error:
+            broadcast_object_list([None, PotstillError(f"The main process stopped: {error!r}")])
+            raise
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result

@@ -1,0 +1,238 @@
+"""The stages after training: read the test split once, export, and turn the numbers into a verdict."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.progress import progress
+from potstill.data import record_batches
+from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
+from potstill.export import OnnxModel, export_onnx, parity, quantize, save_student
+from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
+from potstill.pipeline.build import Job, zoo_arguments
+from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
+from potstill.recipe.hash import recipe_hash
+from potstill.recipe.schema import Budget, Recipe
+from potstill.teachers import LiveTeacher
+
+Array = np.ndarray[Any, Any]
+EXAMPLES = 32
+FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
+
+
+def trained_student(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:
+    """Return one student with the weights that validation chose."""
+    model = job.make_student(seed)
+    load_weights(model, out / stage_folder(seed, kind) / "weights.safetensors")
+    return model.eval()
+
+
+def best_seed(job: Job, out: Path) -> int:
+    """Return the seed whose distilled student is best on validation: the one that is exported."""
+    results = {seed: read_json(out / stage_folder(seed, "distilled") / "result.json") for seed in seeds(job)}
+    return max(results, key=lambda seed: (results[seed]["best_validation"], -seed))
+
+
+def predict_test(job: Job, teacher: LiveTeacher, out: Path) -> None:
+    """Read the test split, once: what teacher and students answer is kept in ``predictions.npz``."""
+    test, size = job.data.test, job.recipe.evaluation.batch_size
+    with progress("teacher on the test split", len(test), unit="samples") as advance:
+        answers = []
+        for batch in record_batches(test, batch_size=size):
+            answers.append(teacher(batch)["logits"].cpu().numpy())
+            advance(len(batch))
+    found: dict[str, Array] = {
+        "ids": test.ids,
+        "targets": test.targets,
+        "seeds": np.array(seeds(job)),
+        "teacher": np.concatenate(answers),
+    }
+    if test.names is not None:
+        found["names"] = np.array(test.names)
+    for kind in KINDS:
+        found[kind] = np.stack(
+            [
+                predict(
+                    trained_student(job, out, seed, kind),
+                    test,
+                    preprocess=job.student_preprocess,
+                    batch_size=size,
+                    device=job.device,
+                    label=f"{kind} {seed} on the test split",
+                )
+                for seed in seeds(job)
+            ]
+        )
+    with atomic_path(out / "predictions.npz") as path, path.open("wb") as file:
+        np.savez(file, **found)
+
+
+def export_student(job: Job, out: Path) -> None:
+    """Write the best distilled student as files to deploy, and compare each file's answers on the test split."""
+    seed = best_seed(job, out)
+    model, folder = trained_student(job, out, seed, "distilled"), out / "export"
+    shutil.rmtree(folder, ignore_errors=True)
+    examples = job.data.train.fetch(np.arange(2))
+    by_name = job.given.student is None
+    save_student(
+        model,
+        folder,
+        preprocess=job.student_preprocess,
+        task=job.data.task,
+        shape=job.data.shape,
+        dtype=examples.dtype,
+        model_name=job.recipe.student.model if by_name else None,
+        args=zoo_arguments(job.recipe.student, job.data) if by_name else {},
+        base=job.base,
+        classes=job.data.classes,
+        recipe_hash=recipe_hash(job.recipe),
+    )
+    with np.load(out / "predictions.npz") as saved:
+        reference, targets = saved["distilled"][saved["seeds"].tolist().index(seed)], saved["targets"]
+    entries: list[dict[str, Any]] = []
+    wanted = job.recipe.export.formats
+    if wanted:
+        exact = folder / FILES["onnx"]
+        export_onnx(
+            model,
+            job.student_preprocess,
+            examples,
+            exact,
+            task=job.data.task,
+            classes=job.data.classes,
+            recipe_hash=recipe_hash(job.recipe),
+        )
+        if "onnx-int8" in wanted:
+            quantize(exact, folder / FILES["onnx-int8"], _calibration(job))
+        entries = [_checked(job, folder, name, reference, targets) for name in FILES if name in wanted]
+        if "onnx" not in wanted:
+            exact.unlink()
+    write_json(folder / "parity.json", {"seed": seed, "files": entries})
+
+
+def refused_exports(out: Path) -> str:
+    """Return why exported files were refused, or an empty text."""
+    entries = read_json(out / "export" / "parity.json")["files"]
+    return " ".join(f"{entry['file']} was refused: {'; '.join(entry['reasons'])}." for entry in entries if not entry["ok"])
+
+
+def evaluate_models(job: Job, out: Path) -> None:
+    """Turn predictions, sizes and latencies into ``evaluation.json``, and keep the samples to look at."""
+    chosen = best_seed(job, out)
+    sizes = {
+        "teacher": _size(job, job.make_teacher(), job.teacher_preprocess),
+        **{kind: _size(job, trained_student(job, out, chosen, kind), job.student_preprocess) for kind in KINDS},
+    }
+    result = score(out, job.recipe, sizes)
+    rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
+    samples = job.data.test.fetch(rows).numpy() if len(rows) else np.zeros((0, *job.data.shape), np.float32)
+    if job.data.kind == "image":
+        samples = samples if samples.dtype == np.uint8 else (255 * samples.clip(0, 1)).round().astype(np.uint8)
+        samples = samples.transpose(0, 2, 3, 1)
+    with atomic_path(out / "disagreements.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, images=samples)
+
+
+def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationResult:
+    """Compute every number from the kept predictions and write ``evaluation.json``."""
+    exported = read_json(out / "export" / "parity.json")
+    with np.load(out / "predictions.npz") as saved:
+        found = {name: saved[name] for name in saved.files}
+    numbers = [int(seed) for seed in found["seeds"]]
+    result = evaluate(
+        task=recipe.task,
+        targets=found["targets"],
+        teacher=found["teacher"],
+        alone=dict(zip(numbers, found["alone"], strict=True)),
+        distilled=dict(zip(numbers, found["distilled"], strict=True)),
+        sizes=sizes,
+        classes=recipe.data.classes or (),
+        ids=found["ids"],
+        names=found["names"].tolist() if "names" in found else None,
+        shown_seed=exported["seed"],
+        limits=_limits(recipe.budget, exported["files"]),
+        resamples=recipe.evaluation.resamples,
+        seed=recipe.seed,
+    )
+    write_json(out / "evaluation.json", result.to_json())
+    return result
+
+
+def _calibration(job: Job) -> Iterator[Array]:
+    """Yield training inputs, in an order that does not follow the classes."""
+    train = job.data.train
+    count = min(job.recipe.export.calibration_samples, len(train))
+    rows = np.random.default_rng(job.recipe.seed).permutation(len(train))[:count]
+    for start in range(0, count, EXAMPLES):
+        yield train.fetch(rows[start : start + EXAMPLES]).numpy()
+
+
+def _answers(job: Job, model: OnnxModel, label: str) -> Array:
+    test, size = job.data.test, job.recipe.evaluation.batch_size
+    parts = []
+    with progress(label, len(test), unit="samples") as advance:
+        for batch in record_batches(test, batch_size=size):
+            parts.append(model(batch.inputs))
+            advance(len(batch))
+    return np.concatenate(parts)
+
+
+def _checked(job: Job, folder: Path, name: str, reference: Array, targets: Array) -> dict[str, Any]:
+    """Compare one file with the student it was made of, measure it, and delete it when it answers differently."""
+    path = folder / FILES[name]
+    model = OnnxModel(path, threads=job.recipe.evaluation.threads)
+    limits = job.recipe.export
+    found = parity(
+        reference,
+        _answers(job, model, f"{path.name} on the test split"),
+        targets,
+        job.data.task,
+        exact=name == "onnx",
+        max_difference=limits.max_difference,
+        min_agreement=limits.min_agreement,
+        max_accuracy_drop=limits.max_accuracy_drop,
+    )
+    entry = {"file": path.name, "format": name, "bytes": path.stat().st_size, **found.to_json(), "latency_ms": None}
+    if found.ok and job.recipe.evaluation.latency:
+        entry["latency_ms"] = latency(model, job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy())
+    if not found.ok:
+        path.unlink()
+    return entry
+
+
+def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
+    example = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test))))
+    deployed = nn.Sequential(preprocess, model).cpu().eval()
+    return Size(
+        parameters=num_parameters(model),
+        flops=flops(model, preprocess(example[:1])),
+        bytes=bytes_of_weights(model),
+        latency_ms=latency(deployed, example, threads=job.recipe.evaluation.threads)
+        if job.recipe.evaluation.latency
+        else None,
+    )
+
+
+def _limits(budget: Budget, exported: Sequence[Mapping[str, Any]]) -> list[Limit]:
+    """Return the budget's limits beside what one file measures: the file that meets most of them, then the smallest."""
+
+    def limits(entry: Mapping[str, Any]) -> list[Limit]:
+        latency_ms = entry["latency_ms"] or {}
+        measured = [
+            (budget.megabytes, entry["bytes"] / 1e6, "MB"),
+            (budget.milliseconds, latency_ms.get("1", {}).get("p50"), "ms"),
+        ]
+        return [Limit(entry["file"], limit, value, unit) for limit, value, unit in measured if limit and value]
+
+    def merit(entry: Mapping[str, Any]) -> tuple[int, int]:
+        return sum(limit.measured <= limit.limit for limit in limits(entry)), -entry["bytes"]
+
+    files = [entry for entry in exported if entry["ok"]]
+    return limits(max(files, key=merit)) if files else []

@@ -1,0 +1,202 @@
+"""The stages in order; nothing else knows the order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from potstill import report
+from potstill.core.errors import ParityError
+from potstill.core.files import read_json, write_json, write_text
+from potstill.evaluation import EvaluationResult
+from potstill.export import load_student, write_card
+from potstill.models import load_weights
+from potstill.pipeline import proof, stages
+from potstill.pipeline.build import Given, Job, build_job
+from potstill.pipeline.facts import describe_data, describe_machine
+from potstill.pipeline.folder import RunFolder, now, package_versions
+from potstill.pipeline.keys import keys, stage_folder, stage_name, student_runs
+from potstill.pipeline.processes import on_main, start
+from potstill.recipe.hash import recipe_hash
+from potstill.recipe.schema import Recipe
+from potstill.recipe.yaml import dump
+from potstill.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: a folder with everything in it."""
+
+    folder: Path
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+    @property
+    def evaluation(self) -> EvaluationResult:
+        """The numbers and the verdict."""
+        return EvaluationResult.from_json(read_json(self.folder / "evaluation.json"))
+
+    @property
+    def exported(self) -> dict[str, Path]:
+        """The files to deploy, by format: ``safetensors``, ``onnx``, ``onnx-int8``."""
+        files = {"safetensors": self.folder / "export" / "student.safetensors"}
+        for entry in read_json(self.folder / "export" / "parity.json")["files"]:
+            if entry["ok"]:
+                files[entry["format"]] = self.folder / "export" / entry["file"]
+        return files
+
+    def load_student(self, model: nn.Module | None = None) -> nn.Module:
+        """Return the distilled student with its preprocessing in front, in eval mode.
+
+        Args:
+            model: the student's architecture, needed when it was given as a Python object and not by name.
+
+        """
+        return load_student(self.folder / "export", model=model)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a script wants to know of the run, as JSON-like data."""
+        evaluation = self.evaluation.to_json()
+        return {
+            "folder": str(self.folder),
+            "task": evaluation["task"],
+            "models": evaluation["models"],
+            "differences": evaluation["differences"],
+            "verdict": evaluation["verdict"],
+            "exported": read_json(self.folder / "export" / "parity.json")["files"],
+            "files": {"report": str(self.report), **{name: str(path) for name, path in self.exported.items()}},
+            "seconds": read_json(self.folder / "run.json")["seconds"],
+        }
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path | str,
+    base: Path | str = ".",
+    given: Given | None = None,
+    command: str = "",
+) -> Run:
+    """Do the whole main job in one folder; what is finished there already is kept, what was killed goes on.
+
+    Args:
+        recipe: what to distil; see `potstill.read_recipe`.
+        out: the run folder.
+        base: the folder that relative paths in the recipe start from.
+        given: Python objects that take the place of the recipe's data and models; see `potstill.distill`.
+        command: how a person repeats this run; written into the report.
+
+    Raises:
+        PotstillError: what is wrong and how to fix it. Finished stages stay finished.
+        ParityError: after everything else is written, when an exported file does not answer like the student.
+
+    """
+    out, base = Path(out).absolute(), Path(base).absolute()
+    job = build_job(recipe, base=base, given=given or Given())
+    accelerator = start(job.device.type)
+    folder = RunFolder(out)
+    if not accelerator.is_main_process:
+        _stages(job, folder, accelerator)
+        return Run(out)
+    with folder.locked():
+        _begin(job, folder, command)
+        refused = _stages(job, folder, accelerator)
+        seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
+        folder.update(finished=now(), seconds=round(seconds, 1))
+        write_documents(out)
+    if refused:
+        raise ParityError(f"{refused} Everything else is finished: {out / 'report.html'}")
+    return Run(out)
+
+
+def _begin(job: Job, folder: RunFolder, command: str) -> None:
+    """Write what this run is: the resolved recipe, the data's findings, versions and machine."""
+    text = dump(job.recipe)
+    write_text(folder.path / "recipe.yaml", text)
+    write_json(folder.path / "data.json", describe_data(job.data))
+    folder.update(
+        name=folder.path.name,
+        task=job.recipe.task,
+        created=folder.state.get("created") or now(),
+        finished=None,
+        recipe_hash=recipe_hash(job.recipe),
+        command=command,
+        base=str(job.base),
+        versions=package_versions(),
+        machine=describe_machine(job.device),
+    )
+
+
+def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
+    """Run every stage that is not finished yet; return why an export was refused, or an empty text."""
+    key = keys(job)
+
+    def skip(stage: str, stage_key: str, result: Path) -> bool:
+        def decide() -> bool:
+            done = folder.is_done(stage, stage_key) and result.exists()
+            if done:
+                folder.reuse(stage)
+            return done
+
+        return on_main(accelerator, decide)
+
+    def together(stage: str, stage_key: str, subfolder: str, work: Callable[[Path], Any]) -> None:
+        """A stage in which every process takes part."""
+        if skip(stage, stage_key, folder.path / subfolder / "weights.safetensors"):
+            return
+        path = on_main(accelerator, lambda: folder.prepare(subfolder, stage_key))
+        if not accelerator.is_main_process:
+            work(path)
+            return
+        with folder.stage(stage, stage_key):
+            work(path)
+
+    def alone(stage: str, stage_key: str, work: Callable[[], Any], *, result: Path) -> None:
+        """A stage that the main process does while the others wait."""
+
+        def once() -> None:
+            with folder.stage(stage, stage_key):
+                work()
+
+        if not skip(stage, stage_key, result):
+            on_main(accelerator, once)
+
+    module = job.make_teacher()
+    if job.recipe.teacher.train is not None:
+        together("teacher", key.teacher, "teacher", lambda path: stages.train_teacher(job, path, accelerator))
+        load_weights(module, folder.path / "teacher" / "weights.safetensors")
+    with stages.live_teacher(job, module) as teacher:
+        source: Teacher | None = teacher if job.objective.needs_teacher else None
+        if source is not None and not job.recipe.teacher.live:
+            store = stages.store_folder(job, key, folder.path)
+            alone("store", key.store, lambda: stages.record_teacher(job, teacher, store), result=store / "manifest.json")
+            source = stages.stored_teacher(job, teacher, store)
+        for seed, kind in student_runs(job):
+            together(
+                stage_name(seed, kind),
+                key.students[seed, kind],
+                stage_folder(seed, kind),
+                lambda path, seed=seed, kind=kind: stages.train_student(
+                    job, path, accelerator, seed=seed, kind=kind, teacher=source
+                ),
+            )
+        out = folder.path
+        alone("predictions", key.predictions, lambda: proof.predict_test(job, teacher, out), result=out / "predictions.npz")
+        alone("export", key.export, lambda: proof.export_student(job, out), result=out / "export" / "parity.json")
+        alone("evaluation", key.evaluation, lambda: proof.evaluate_models(job, out), result=out / "evaluation.json")
+        teacher.verify_unchanged()
+    return on_main(accelerator, lambda: proof.refused_exports(folder.path))
+
+
+def write_documents(folder: Path) -> None:
+    """Write the model card and the report; both only read the run folder."""
+    write_card(folder / "export", evaluation=read_json(folder / "evaluation.json"), recipe=(folder / "recipe.yaml").read_text())
+    report.write(folder)

@@ -1,0 +1,126 @@
+"""The stages up to trained students, one function each; each writes its result into the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from potstill.core.signals import Batch
+from potstill.data import record_batches
+from potstill.objective import preset
+from potstill.pipeline.build import Job, example_batch, located
+from potstill.pipeline.keys import Keys, Kind
+from potstill.recipe.schema import Training
+from potstill.store import Manifest, open_store, record
+from potstill.teachers import LiveTeacher, StoredTeacher, Teacher, describe_recording
+from potstill.training import Result, train
+
+
+def training_settings(job: Job) -> Training:
+    """Return the student's training settings with the budget's time limit in them."""
+    settings = job.recipe.training
+    if job.recipe.budget.minutes is None or settings.minutes is not None:
+        return settings
+    return settings.model_copy(update={"minutes": job.recipe.budget.minutes})
+
+
+def train_teacher(job: Job, folder: Path, accelerator: Accelerator) -> Result:
+    """Train the teacher on the same data, from labels alone."""
+    settings = job.recipe.teacher.train or Training()
+    return train(
+        job.make_teacher(),
+        job.data,
+        objective=preset("alone", job.data.task),
+        settings=settings,
+        preprocess=job.teacher_preprocess,
+        folder=folder,
+        seed=job.recipe.seed,
+        augment=job.augment,
+        device=job.device,
+        label="teacher",
+        accelerator=accelerator,
+    )
+
+
+def train_student(
+    job: Job, folder: Path, accelerator: Accelerator, *, seed: int, kind: Kind, teacher: Teacher | None
+) -> Result:
+    """Train one student: alone from labels, or distilled with the job's objective; all else is equal."""
+    distilled = kind == "distilled"
+    stored = isinstance(teacher, StoredTeacher)
+    return train(
+        job.make_student(seed),
+        job.data,
+        objective=job.objective if distilled else preset("alone", job.data.task),
+        settings=training_settings(job),
+        preprocess=job.student_preprocess,
+        folder=folder,
+        seed=seed,
+        augment_seed=job.recipe.seed,
+        teacher=teacher if distilled else None,
+        augment=job.augment,
+        views=job.recipe.store.views if distilled and stored else None,
+        taps=job.student_taps if distilled else {},
+        device=job.device,
+        label=f"{kind}, seed {seed}",
+        accelerator=accelerator,
+    )
+
+
+def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
+    """Wrap a trained module as the frozen teacher of this job."""
+    return LiveTeacher(
+        model,
+        preprocess=job.teacher_preprocess,
+        taps=job.teacher_taps,
+        precision=job.recipe.teacher.precision,
+        device=job.device,
+    )
+
+
+def store_folder(job: Job, keys: Keys, out: Path) -> Path:
+    """Return where the store lies: the recipe's own folder, or one beside the runs named by what it depends on."""
+    if job.recipe.store.path is not None:
+        return located(job.recipe.store.path, job.base)
+    return out.parent / "store" / keys.store[:16]
+
+
+def store_manifest(job: Job, teacher: LiveTeacher) -> Manifest:
+    """Describe the store that this job needs: its signals and everything they depend on."""
+    return describe_recording(
+        teacher,
+        example_batch(job),
+        ids=job.data.train.ids,
+        data=job.data.train.fingerprint,
+        dtype=job.recipe.store.dtype,
+        views=job.recipe.store.views or 1,
+        augmentation=job.augment.model_dump() if job.augment else None,
+        seed=job.recipe.seed,
+    )
+
+
+def record_teacher(job: Job, teacher: LiveTeacher, folder: Path) -> None:
+    """Record what the teacher says of every training sample and view, once."""
+    size = job.recipe.evaluation.batch_size
+
+    def from_row(row: int) -> Iterator[Batch]:
+        return record_batches(
+            job.data.train,
+            batch_size=size,
+            views=job.recipe.store.views or 1,
+            augment=job.augment,
+            seed=job.recipe.seed,
+            num_classes=job.data.num_outputs,
+            start=row // size,
+            workers=job.recipe.training.workers,
+        )
+
+    record(teacher, from_row, folder, store_manifest(job, teacher), job.data.train.ids)
+
+
+def stored_teacher(job: Job, teacher: LiveTeacher, folder: Path) -> StoredTeacher:
+    """Open the store as a teacher, refusing one that was recorded for something else."""
+    return StoredTeacher(open_store(folder, store_manifest(job, teacher)))

@@ -1,0 +1,135 @@
+"""The answer at a glance: the verdict's word, the key numbers and the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from potstill.evaluation import EvaluationResult, Limit
+from potstill.report import numbers
+from potstill.report.files import RunFiles
+
+ANSWERS = {"yes": "Distillation helped", "no": "Distillation did not help", "unclear": "Not clear that it helped"}
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """One tile of the strip under the verdict."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model in the first tile."""
+
+    model: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One limit and whether it is met."""
+
+    name: str
+    allowed: str
+    measured: str
+    met: bool
+
+
+def steps(evaluation: EvaluationResult) -> list[Step]:
+    """Return the headline score of student alone, student distilled and teacher, in that order."""
+    metric = evaluation.headline_metric
+    names = [name for name in ("alone", "distilled", "teacher") if name in evaluation.models]
+    return [
+        Step(name, {"alone": "alone", "distilled": "distilled", "teacher": "teacher"}[name],
+             numbers.score(metric, evaluation.models[name].metrics.get(metric)))
+        for name in names
+    ]
+
+
+def good_files(files: RunFiles) -> list[Mapping[str, Any]]:
+    """Return the exported files that passed their parity check, smallest first."""
+    return sorted((file for file in files.exported if file.get("ok")), key=lambda file: file.get("bytes") or 0)
+
+
+def latency(record: Mapping[str, Mapping[str, float]] | None, batch: int = 1) -> float | None:
+    """Return the median milliseconds of one call with ``batch`` samples, or None when it was not measured."""
+    return numbers.finite(((record or {}).get(str(batch)) or {}).get("p50"))
+
+
+def key_numbers(files: RunFiles, evaluation: EvaluationResult) -> list[KeyNumber]:
+    """Return the tiles beside the headline score: parameters, megabytes, milliseconds."""
+    student, teacher = evaluation.models.get("distilled"), evaluation.models.get("teacher")
+    if student is None:
+        return []
+    best = next(iter(good_files(files)), None)
+    size = best["bytes"] if best else student.bytes
+    speed = latency(best.get("latency_ms")) if best else latency(student.latency_ms)
+    source = str(best["file"]) if best else "stored weights"
+    kept = numbers.finite(best.get("accuracy_file")) if best else None
+    metric = evaluation.headline_metric
+    quality = f"{numbers.in_prose(metric)} {numbers.score(metric, kept)}" if kept is not None else ""
+    tiles = [
+        KeyNumber("Parameters", numbers.count(student.parameters),
+                  _times(teacher.parameters if teacher else None, student.parameters, "fewer than the teacher")),
+        KeyNumber("Size", numbers.megabytes(size),
+                  _joined(source, quality,
+                          _times(teacher.bytes if teacher else None, size, "smaller than the teacher"))),
+    ]
+    if speed is not None:
+        slower = latency(teacher.latency_ms) if teacher else None
+        against = "faster than the teacher in PyTorch" if best else "faster than the teacher"
+        note = _joined(source if best else "in PyTorch", _times(slower, speed, against))
+        tiles.append(KeyNumber("One sample takes", numbers.milliseconds(speed), note))
+    return tiles
+
+
+def _times(large: float | None, small: float | None, what: str) -> str:
+    ratio = numbers.ratio(large, small)
+    if ratio is None:
+        return ""
+    if ratio < 1.05:
+        return f"not {what}"
+    return f"{ratio:.{0 if ratio >= 10 else 1}f}{numbers.TIMES} {what}"
+
+
+def _joined(*parts: str) -> str:
+    return " · ".join(part for part in parts if part)
+
+
+def budget_rows(files: RunFiles) -> list[BudgetRow]:
+    """Return every limit of the recipe's budget against what was measured."""
+    budget = files.recipe.get("budget") or {}
+    found: list[Limit] = []
+    minutes, megabytes, milliseconds = (
+        numbers.finite(budget.get(name)) for name in ("minutes", "megabytes", "milliseconds")
+    )
+    times = [numbers.finite(one.result.get("seconds")) for one in files.trained if one.model == "distilled"]
+    longest = max((time for time in times if time is not None), default=None)
+    if minutes is not None and longest is not None:
+        found.append(Limit("Training of one student", minutes, longest / 60, "min"))
+    for file in good_files(files):
+        if megabytes is not None and file.get("bytes"):
+            found.append(Limit(f"Size of {file['file']}", megabytes, file["bytes"] / 1e6, "MB"))
+        speed = latency(file.get("latency_ms"))
+        if milliseconds is not None and speed is not None:
+            found.append(Limit(f"One sample with {file['file']}", milliseconds, speed, "ms"))
+    return [
+        BudgetRow(
+            limit.name,
+            f"{numbers.plain(limit.limit)}{numbers.THIN}{limit.unit}",
+            f"{numbers.significant(limit.measured)}{numbers.THIN}{limit.unit}",
+            _met(limit),
+        )
+        for limit in found
+    ]
+
+
+def _met(limit: Limit) -> bool:
+    """Training stops at the first step after its time is up, so its time is met when it rounds to the limit."""
+    return limit.met or (limit.unit == "min" and limit.measured <= 1.01 * limit.limit)

@@ -1,0 +1,148 @@
+"""Numbers as a person reads them: percentages, sizes, times, and what each metric is called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+THIN = "\u202f"  # narrow no-break space between a number and its unit
+MINUS = "\u2212"
+DASH = "\u2013"
+TIMES = "\u00d7"
+
+MODEL_NAMES = {"teacher": "Teacher", "alone": "Student alone", "distilled": "Student distilled"}
+MODELS = ("teacher", "alone", "distilled")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is named and shown."""
+
+    label: str
+    kind: Literal["percent", "number"] = "number"
+    better: Literal["higher", "lower", "none"] = "higher"
+    meaning: str = ""
+
+
+_METRICS = {
+    "accuracy": Metric("Accuracy", "percent", "higher", "share of samples answered correctly"),
+    "macro_f1": Metric("Macro F1", "percent", "higher", "F1 score averaged over classes, each counted equally"),
+    "agreement": Metric("Agreement with teacher", "percent", "higher", "share of samples answered like the teacher"),
+    "nll": Metric("Log loss", "number", "lower", "negative log likelihood of the right class, in nats"),
+    "brier": Metric("Brier score", "number", "lower", "squared error of the predicted probabilities"),
+    "ece": Metric("Calibration error", "percent", "lower", "gap between stated confidence and actual accuracy"),
+    "kl_to_teacher": Metric("Divergence from teacher", "number", "lower", "Kullback-Leibler divergence, in nats"),
+    "r2": Metric("R²", "number", "higher", "share of the variance that is explained"),
+    "mae": Metric("Mean absolute error", "number", "lower", "in units of the target"),
+    "rmse": Metric("Root mean squared error", "number", "lower", "in units of the target"),
+}
+
+
+def metric(name: str) -> Metric:
+    """Return how the metric ``name`` is shown; an unknown one is shown under its own name."""
+    return _METRICS.get(name) or Metric(name.replace("_", " ").capitalize(), "number", "none")
+
+
+def in_prose(name: str) -> str:
+    """Return what the metric ``name`` is called inside a sentence: ``accuracy``, ``R²``."""
+    label = metric(name).label
+    return label if label[1:2].isupper() or not label[1:].isalpha() else label.lower()
+
+
+def main_metric(task: str) -> str:
+    """Return the name of the metric that decides for ``task``."""
+    return "r2" if task == "regression" else "accuracy"
+
+
+def finite(value: object) -> float | None:
+    """Return ``value`` as a finite float, or None when it is no such number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return ``value`` with about ``digits`` significant digits, without an exponent where it can be avoided."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 1e7 or size < 1e-4:
+        text = f"{value:.{digits - 1}e}"
+    else:
+        text = f"{value:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    return text.replace("-", MINUS)
+
+
+def score(name: str, value: float | None, *, unit: bool = True) -> str:
+    """Return one value of the metric ``name``: ``91.3 %`` or ``0.412``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if metric(name).kind == "percent":
+        return f"{100 * value:.1f}{THIN + '%' if unit else ''}".replace("-", MINUS)
+    return f"{value:.3f}".replace("-", MINUS) if 1e-3 <= abs(value) < 100 or value == 0 else significant(value)
+
+
+def difference(name: str, value: float | None, *, unit: bool = True) -> str:
+    """Return a signed difference of two values of ``name``: ``+1.4 points`` or ``−0.021``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if metric(name).kind == "percent":
+        return f"{100 * value:+.1f}{THIN + 'points' if unit else ''}".replace("-", MINUS)
+    text = score(name, value, unit=unit)
+    return text if text.startswith(MINUS) else f"+{text}"
+
+
+def interval(name: str, bounds: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """Return ``90.1 to 92.4`` for the two ends of an interval of ``name``, without units."""
+    if bounds is None:
+        return ""
+    show = difference if signed else score
+    return f"{show(name, bounds[0], unit=False)} to {show(name, bounds[1], unit=False)}"
+
+
+def count(value: float | None) -> str:
+    """Return a large count in short: ``272 k``, ``1.28 M``."""
+    if value is None:
+        return DASH
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            scale = 1e3 if suffix == "k" else limit
+            return f"{significant(value / scale)}{THIN}{suffix}"
+    return f"{value:,.0f}"
+
+
+def megabytes(num_bytes: float | None) -> str:
+    """Return a size in megabytes (10⁶ bytes): ``0.29 MB``."""
+    return DASH if num_bytes is None else f"{significant(num_bytes / 1e6)}{THIN}MB"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a latency: ``0.42 ms``."""
+    return DASH if value is None else f"{significant(value)}{THIN}ms"
+
+
+def plain(value: float | None) -> str:
+    """Return a number as a person typed it: ``40``, ``0.25``."""
+    return DASH if value is None else f"{value:g}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration in words: ``42 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    if value is None:
+        return DASH
+    if value < 10:
+        return f"{significant(value, 2) if value >= 0.01 else '0'}{THIN}s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole}{THIN}s"
+    if whole < 3600:
+        return f"{whole // 60}{THIN}min {whole % 60:02d}{THIN}s"
+    return f"{whole // 3600}{THIN}h {whole % 3600 // 60:02d}{THIN}min"
+
+
+def ratio(large: float | None, small: float | None) -> float | None:
+    """Return how many times ``small`` fits into ``large``, or None when that means nothing."""
+    return large / small if large and small else None

@@ -1,0 +1,110 @@
+"""The page: everything a run folder says, in one HTML file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from potstill.core.files import write_text
+from potstill.core.optional import require
+from potstill.report import numbers
+from potstill.report.answers import calibration, confusion, disagreements
+from potstill.report.files import RunFiles, read_run
+from potstill.report.headline import ANSWERS, budget_rows, key_numbers, steps
+from potstill.report.learning import learning
+from potstill.report.run_facts import (
+    data_summary,
+    facts,
+    failed_stages,
+    file_rows,
+    finding_rows,
+    split_rows,
+    stage_rows,
+    teacher_was_given,
+    timestamp,
+)
+from potstill.report.scores import cost_figures, score_figures, score_table
+
+TEMPLATE = "report.html.jinja"
+STYLE = "report.css"
+
+
+def write(run_folder: Path) -> Path:
+    """Write ``report.html`` into a run folder: one file that needs no network and no other file.
+
+    Use it after a run, or again after the evaluation or the export of a run changed. Parts that the run does not
+    have (no export, a teacher that was not trained here, not evaluated yet) are said to be missing, not drawn.
+
+    Args:
+        run_folder: the folder that a run wrote; only its files are read.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: the folder is not a run folder.
+        PotstillError: a file of the run is damaged, or a package of the extra ``report`` is not installed.
+
+    """
+    files = read_run(Path(run_folder))
+    path = files.folder / "report.html"
+    write_text(path, render(files))
+    return path
+
+
+def render(files: RunFiles) -> str:
+    """Return the page of a run as HTML text."""
+    jinja2: Any = require("jinja2", feature="writing the report", extra="report")
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (folder / STYLE).read_text(encoding="utf-8")
+    return str(environment.get_template(TEMPLATE).render(style=style, **content(files)))
+
+
+def typeset(sentence: str) -> str:
+    """Return a sentence with real minus signs, and with percent signs that stay on the line of their number."""
+    return re.sub(r"(?<![\w.])-(?=\d)", numbers.MINUS, sentence.replace(" %", f"{numbers.THIN}%"))
+
+
+def content(files: RunFiles) -> dict[str, Any]:
+    """Return everything the template shows, as plain values; an absent part is None or empty."""
+    evaluation = files.evaluation
+    verdict = evaluation.verdict if evaluation else None
+    return {
+        "name": files.name,
+        "task": files.task,
+        "made": timestamp(files.run.get("finished") or files.run.get("created")),
+        "verdict": verdict,
+        "sentences": [typeset(sentence) for sentence in verdict.sentences] if verdict else [],
+        "failed": failed_stages(files),
+        "teacher_given": teacher_was_given(files),
+        "answer": ANSWERS.get(verdict.helped, "") if verdict else "",
+        "evaluation": evaluation,
+        "metric": numbers.metric(evaluation.headline_metric if evaluation else numbers.main_metric(files.task)),
+        "steps": steps(evaluation) if evaluation else [],
+        "keys": key_numbers(files, evaluation) if evaluation else [],
+        "budget": budget_rows(files),
+        "table": score_table(evaluation) if evaluation else None,
+        "score_figures": score_figures(evaluation) if evaluation else [],
+        "cost_figures": cost_figures(files, evaluation) if evaluation else [],
+        "learning": learning(files),
+        "calibration": calibration(evaluation) if evaluation else [],
+        "confusion": confusion(evaluation) if evaluation else None,
+        "disagreements": disagreements(files, evaluation) if evaluation else None,
+        "exported": file_rows(files),
+        "data": data_summary(files),
+        "splits": split_rows(files),
+        "findings": finding_rows(files),
+        "stages": stage_rows(files),
+        "facts": facts(files),
+        "command": str(files.run.get("command") or ""),
+        "recipe": files.recipe_text,
+        "model_names": numbers.MODEL_NAMES,
+    }

@@ -1,0 +1,177 @@
+"""The facts of a run: exported files, data, stages, and how to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from potstill.report import numbers
+from potstill.report.files import RunFiles
+
+STATUS = {"done": "done", "skipped": "reused", "failed": "failed", "running": "not finished"}
+LARGE_SHIFT = 0.1
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One exported file and how alike it answers."""
+
+    name: str
+    format: str
+    size: str
+    latency: str
+    agreement: str
+    difference: str
+    score: str
+    ok: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One split, its size and its role."""
+
+    name: str
+    count: str
+    role: str
+    shift: str
+    shift_note: str
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """One remark about the data."""
+
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of the run."""
+
+    name: str
+    status: str
+    failed: bool
+    time: str
+    reused_from: str
+
+
+def file_rows(files: RunFiles) -> list[FileRow]:
+    """Return one row per exported file."""
+    name = numbers.main_metric(files.task)
+    return [
+        FileRow(
+            name=str(file.get("file", "")),
+            format=str(file.get("format", "")),
+            size=numbers.megabytes(numbers.finite(file.get("bytes"))),
+            latency=numbers.milliseconds(_median(file)),
+            agreement=numbers.score("agreement", numbers.finite(file.get("agreement"))),
+            difference=numbers.significant(numbers.finite(file.get("relative_difference")), 2),
+            score=numbers.score(name, numbers.finite(file.get("accuracy_file"))),
+            ok=bool(file.get("ok")),
+            reasons=tuple(str(reason) for reason in file.get("reasons") or ()),
+        )
+        for file in files.exported
+    ]
+
+
+def _median(file: Mapping[str, Any]) -> float | None:
+    return numbers.finite(((file.get("latency_ms") or {}).get("1") or {}).get("p50"))
+
+
+def split_rows(files: RunFiles) -> list[SplitRow]:
+    """Return the splits: how many samples, what each decided, and how its labels differ from the training labels."""
+    data = files.data or {}
+    split = files.evaluation.split if files.evaluation else "test"
+    chosen_on = files.evaluation.chosen_on if files.evaluation else "validation"
+    roles = {"train": "Fits the weights."}
+    roles[chosen_on] = "Chooses which epoch of each model is kept."
+    roles[split] = "Read once, for every number on this page that is not marked as validation."
+    shifts = data.get("label_shift") or {}
+    found = []
+    for name in ("train", "validation", "test"):
+        shift = numbers.finite(shifts.get(name))
+        note = "" if shift is None else "clear" if shift >= LARGE_SHIFT else "small"
+        found.append(SplitRow(
+            name.capitalize(), _count(data.get(name)), roles.get(name, ""), numbers.significant(shift, 2), note))
+    return found
+
+
+def _count(value: Any) -> str:
+    number = numbers.finite(value)
+    return numbers.DASH if number is None else f"{number:,.0f}"
+
+
+def data_summary(files: RunFiles) -> str:
+    """Return the data's kind, shape and classes in one sentence."""
+    data = files.data or {}
+    shape = f" {numbers.TIMES} ".join(str(side) for side in data.get("shape") or ())
+    classes = data.get("classes") or ()
+    kind = "Images" if data.get("kind") == "image" else "Vectors"
+    answer = f", {len(classes)} classes" if classes else ", one or more values to predict"
+    return f"{kind} of shape {shape}{answer}." if shape else ""
+
+
+def finding_rows(files: RunFiles) -> list[FindingRow]:
+    """Return the remarks of the data check, warnings first."""
+    findings = (files.data or {}).get("findings") or ()
+    found = [FindingRow(str(one.get("level", "info")), str(one.get("message", ""))) for one in findings]
+    return sorted(found, key=lambda finding: finding.level != "warning")
+
+
+def stage_rows(files: RunFiles) -> list[StageRow]:
+    """Return the stages in the order they ran."""
+    stages = files.run.get("stages") or {}
+    return [
+        StageRow(
+            name=str(name).replace("_", " "),
+            status=STATUS.get(str(stage.get("status")), str(stage.get("status"))),
+            failed=stage.get("status") == "failed",
+            time=numbers.seconds(numbers.finite(stage.get("seconds"))),
+            reused_from=str(stage.get("reused_from") or ""),
+        )
+        for name, stage in stages.items()
+    ]
+
+
+def failed_stages(files: RunFiles) -> str:
+    """Return which stages failed, in one sentence, or an empty text."""
+    failed = [stage.name for stage in stage_rows(files) if stage.failed]
+    return f"Failed: {', '.join(failed)}." if failed else ""
+
+
+def teacher_was_given(files: RunFiles) -> bool:
+    """Return whether the teacher came with its weights."""
+    wanted = (files.recipe.get("teacher") or {}).get("train")
+    return wanted is None and all(one.model != "teacher" for one in files.trained)
+
+
+def facts(files: RunFiles) -> list[tuple[str, str]]:
+    """Return what identifies the run: label and text."""
+    run = files.run
+    machine = run.get("machine") or {}
+    parts = [
+        {"cpu": str(machine[name]), "device": f"device {machine[name]}"}.get(name, f"{machine[name]} {name}")
+        for name in ("cpu", "cores", "threads", "device") if machine.get(name)
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
+    found = [
+        ("Recipe hash", str(run.get("recipe_hash") or "")),
+        ("Started", timestamp(run.get("created"))),
+        ("Finished", timestamp(run.get("finished"))),
+        ("Time in all", numbers.seconds(numbers.finite(run.get("seconds"))) if run.get("seconds") else ""),
+        ("Machine", ", ".join(parts)),
+        ("Versions", versions or str(run.get("potstill") or "")),
+    ]
+    return [(label, text) for label, text in found if text]
+
+
+def timestamp(value: Any) -> str:
+    """Return an ISO time as ``2026-01-31 14:05``, with its zone when it has one."""
+    text = str(value or "")
+    if len(text) < 16 or text[10] not in "T ":
+        return text
+    zone = " UTC" if text.endswith(("Z", "+00:00")) else text[19:] if text[19:20] in ("+", "-") else ""
+    return f"{text[:10]} {text[11:16]}{zone}"

@@ -1,0 +1,192 @@
+"""The numbers behind the answer: the table of the models and their charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from potstill.evaluation import Difference, EvaluationResult, ModelScores
+from potstill.report import numbers
+from potstill.report.charts import cost_scatter, difference_rows, score_rows
+from potstill.report.figures import Figure, draw
+from potstill.report.files import Record, RunFiles
+from potstill.report.headline import good_files, latency
+from potstill.report.numbers import MODEL_NAMES, MODELS
+
+ModelCost = Callable[[ModelScores], float | None]
+FileCost = Callable[[Record], float | None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of the table with its interval below."""
+
+    value: str
+    interval: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric for all models."""
+
+    label: str
+    meaning: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The table of the models: column heads, measured metrics, then costs."""
+
+    models: tuple[str, ...]
+    compares: bool
+    metrics: tuple[ScoreRow, ...]
+    costs: tuple[ScoreRow, ...]
+
+
+def present(evaluation: EvaluationResult) -> list[ModelScores]:
+    """Return the scores of the models that were evaluated, teacher first."""
+    return [evaluation.models[name] for name in MODELS if name in evaluation.models]
+
+
+def score_table(evaluation: EvaluationResult) -> ScoreTable:
+    """Return the table of the models: metrics with intervals, then what each model costs."""
+    models = present(evaluation)
+    differences = evaluation.differences.get("distilled-alone", {})
+    names = list(dict.fromkeys([evaluation.headline_metric, *(name for one in models for name in one.metrics)]))
+    metrics = [
+        ScoreRow(
+            numbers.metric(name).label,
+            numbers.metric(name).meaning,
+            (
+                *(_score_cell(name, one) for one in models),
+                *([_difference_cell(name, differences.get(name))] if differences else []),
+            ),
+        )
+        for name in names
+    ]
+    return ScoreTable(
+        models=tuple(one.name for one in models),
+        compares=bool(differences),
+        metrics=tuple(metrics),
+        costs=tuple(_cost_rows(models)),
+    )
+
+
+def _score_cell(name: str, scores: ModelScores) -> Cell:
+    if name not in scores.metrics:
+        return Cell(numbers.DASH)
+    return Cell(numbers.score(name, scores.metrics[name]), numbers.interval(name, scores.intervals.get(name)))
+
+
+def _difference_cell(name: str, found: Difference | None) -> Cell:
+    if found is None:
+        return Cell(numbers.DASH)
+    better = numbers.metric(name).better
+    if not found.clear:
+        note = "no clear difference"
+    elif better == "none":
+        note = ""
+    else:
+        note = "better" if (found.value > 0) == (better == "higher") else "worse"
+    bounds = numbers.interval(name, (found.low, found.high), signed=True)
+    return Cell(numbers.difference(name, found.value), bounds, note)
+
+
+def _cost_rows(models: list[ModelScores]) -> list[ScoreRow]:
+    rows = [
+        ScoreRow("Parameters", "trainable numbers", tuple(Cell(numbers.count(one.parameters)) for one in models)),
+        ScoreRow("Operations", "of one answer", tuple(Cell(numbers.count(one.flops or None)) for one in models)),
+        ScoreRow("Stored weights", "", tuple(Cell(numbers.megabytes(one.bytes)) for one in models)),
+    ]
+    for batch, label in ((1, "Time for 1 sample"), (32, "Time for 32 samples")):
+        times = [latency(one.latency_ms, batch) for one in models]
+        if any(time is not None for time in times):
+            rows.append(ScoreRow(label, "median, in PyTorch", tuple(Cell(numbers.milliseconds(t)) for t in times)))
+    return rows
+
+
+def score_figures(evaluation: EvaluationResult) -> list[Figure]:
+    """Return the charts of the headline metric: each model, and the paired differences."""
+    name = evaluation.headline_metric
+    metric = numbers.metric(name)
+    records = [
+        _row(one.name, f"{MODEL_NAMES[one.name]}  {numbers.score(name, one.metrics[name])}", one.metrics[name],
+             one.intervals.get(name), one.per_seed.get(name, ()) if len(evaluation.seeds) > 1 else ())
+        for one in present(evaluation) if name in one.metrics
+    ]
+    if not records:
+        return []
+    ticks = " Small ticks are single seeds." if any(record["seeds"] for record in records) else ""
+    found = [draw(
+        "scores", f"{metric.label} on the test split",
+        f"The dot is the measured value; the line is its 95{numbers.THIN}% interval, the range the true value "
+        f"plausibly lies in.{ticks}",
+        "; ".join(f"{record['label']}" for record in records),
+        lambda: score_rows(records, kind=metric.kind, title=metric.label), height=74 * len(records) + 45,
+    )]
+    labels = {"distilled-alone": "Distilled against alone", "distilled-teacher": "Distilled against teacher"}
+    changes = [
+        _row("distilled", f"{label}  {numbers.difference(name, change.value)}", change.value, (change.low, change.high))
+        for pair, label in labels.items() if (change := evaluation.differences.get(pair, {}).get(name)) is not None
+    ]
+    if changes:
+        unit = "percentage points" if metric.kind == "percent" else metric.label
+        found.append(draw(
+            "differences", "What distillation changed",
+            "Right of the vertical line the distilled student is better. A difference is clear when its interval "
+            "does not touch that line.",
+            "; ".join(f"{record['label']}" for record in changes),
+            lambda: difference_rows(changes, kind=metric.kind, title=f"Difference in {unit}"),
+            height=74 * max(len(changes), 2) + 45,
+        ))
+    return found
+
+
+def _row(
+    model: str, label: str, value: float, bounds: tuple[float, float] | None, seeds: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    low, high = bounds or (value, value)
+    return {"model": model, "label": label, "value": value, "low": low, "high": high, "seeds": list(seeds)}
+
+
+def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
+    """Return the charts of the headline score against size and against latency."""
+    name = evaluation.headline_metric
+    metric, budget = numbers.metric(name), files.recipe.get("budget") or {}
+    reading = "Up is better, left is cheaper. Hollow marks are the exported files, as deployed."
+    kinds: tuple[tuple[str, str, str, str, ModelCost, FileCost], ...] = (
+        ("size", "Score against size", "Megabytes", "megabytes",
+         lambda one: one.bytes / 1e6, lambda file: numbers.finite(file.get("bytes", 0) / 1e6)),
+        ("latency", "Score against time for one sample", "Milliseconds, median", "milliseconds",
+         lambda one: latency(one.latency_ms), lambda file: latency(file.get("latency_ms"))),
+    )
+    found = []
+    for key, title, axis, limit_name, model_cost, file_cost in kinds:
+        records = [
+            {**_row(one.name, one.name, one.metrics[name], one.intervals.get(name)), "cost": cost, "file": False}
+            for one in present(evaluation) if name in one.metrics and (cost := model_cost(one))
+        ]
+        if not records:
+            continue
+        records += [
+            {"model": "distilled", "label": str(file["format"]), "value": value, "low": None, "high": None,
+             "cost": cost, "file": True}
+            for file in good_files(files)
+            if (cost := file_cost(file)) and (value := numbers.finite(file.get("accuracy_file"))) is not None
+        ]
+        limit = numbers.finite(budget.get(limit_name))
+        described = "; ".join(
+            f"{r['label']}: {numbers.score(name, r['value'])} at {numbers.significant(r['cost'])} {axis.lower()}"
+            for r in records
+        )
+        dashed = " The dashed line is the budget's limit." if limit else ""
+        found.append(draw(
+            key, title.replace("Score", metric.label), reading + dashed, described,
+            partial(cost_scatter, records, kind=metric.kind, cost_title=axis, score_title=metric.label, limit=limit),
+            height=300,
+        ))
+    return found

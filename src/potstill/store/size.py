@@ -1,0 +1,61 @@
+"""How large a store will be, and whether the disk has room for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from potstill.core.errors import PotstillError
+from potstill.store.manifest import Dtype, SignalSpec
+
+
+def estimate(num_samples: int, views: int, shapes: Mapping[str, tuple[int, ...]], dtype: Dtype = "float16") -> int:
+    """Return the bytes a store of these signals takes on disk, checksums aside.
+
+    Args:
+        num_samples: samples recorded.
+        views: augmented views of each sample.
+        shapes: shape of one row of each signal, without the batch dimension.
+        dtype: number format on disk.
+
+    """
+    return num_samples * views * sum(SignalSpec(tuple(shape), dtype).row_bytes for shape in shapes.values())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk ``folder`` lies on, or will lie on."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to begin a store the disk has no room for.
+
+    Args:
+        folder: where the store will lie; need not exist.
+        needed: bytes to be written there.
+
+    Raises:
+        PotstillError: fewer bytes are free; says how many and what makes the store smaller.
+
+    """
+    free = free_bytes(folder)
+    if needed > free:
+        raise PotstillError(
+            f"The disk is full: the store {folder} needs {in_words(needed)} and {in_words(free)} are free. Finished "
+            "results are safe. Free some space, choose another store.path, or record less: fewer views, float16, "
+            "fewer signals."
+        )
+
+
+def in_words(count: int) -> str:
+    """Return a number of bytes as a short text, such as ``1.5 GB``."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

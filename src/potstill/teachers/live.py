@@ -1,0 +1,248 @@
+"""A model as a teacher: frozen while it teaches, and afterwards as it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potstill.core import fingerprint
+from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.signals import Batch, Signals
+from potstill.models.load import output_tensor
+from potstill.models.preprocess import Preprocessor
+from potstill.models.taps import Where, resolve, tap
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_LISTED_NUMBERS = 16
+
+
+class LiveTeacher:
+    """Answers batches by running a model in evaluation mode, without gradients, in one forward pass.
+
+    When to use it: to record a store (the usual way), or directly in training when views must never repeat.
+    The model is used in place, not copied: every module is put in evaluation mode, parameters need no gradient, and
+    weights move to ``device`` (and to channels-last memory when the model has 2-d convolutions). `close`, or leaving
+    the ``with`` block, gives the model back as it was.
+
+    Args:
+        model: returns a tensor, a tuple with the tensor first, or a mapping or object with ``logits``.
+        preprocess: what happens to ``batch.inputs`` before the model; copied.
+        taps: further signals by name: the layer each is read at.
+        precision: arithmetic of the forward pass. ``"bfloat16"`` runs it under autocast; ``"auto"`` does so on a GPU
+            that has it. Answers are float32 either way.
+        device: where the model runs.
+
+    Raises:
+        UsageError: an unknown precision, a tap called "logits", or a layer that does not exist.
+        TeacherError: the model has parameters that were never initialised.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocessor,
+        taps: Mapping[str, Where] | None = None,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        taps = dict(taps or {})
+        self._device = torch.device(device)
+        self._precision = _resolve_precision(precision, self._device)
+        if "logits" in taps:
+            raise UsageError("A tap cannot be called 'logits': that is the model's output. Choose another name.")
+        self.sources = {"logits": "output"} | {name: _layer_name(model, where) for name, where in taps.items()}
+        lazy = [name for name, value in _state(model).items() if nn.parameter.is_lazy(value)]
+        if lazy:
+            raise TeacherError(
+                f"The teacher {type(model).__name__} was never initialised: {lazy[0]} has no shape yet. "
+                "Run it once on a batch and load its weights first."
+            )
+        self._model = model
+        self._taps = taps
+        self._preprocess = _copy(preprocess).to(self._device).eval()
+        self._digests = _digests(model)
+        self._was = _Flags(model)
+        self._open = True
+        self._channels_last = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.parts: dict[str, Any] = {
+            "model": type(model).__qualname__,
+            "weights": fingerprint.of_json(self._digests),
+            "preprocessing": _describe(preprocess),
+            "precision": self._precision,
+        }
+        self._modules = tuple(model.modules())
+        self._freeze()
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Names of the signals in every answer: ``logits`` and the taps."""
+        return frozenset(self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of class name, weights, buffers, preprocessing, precision and tapped layers."""
+        return fingerprint.of_json({"parts": self.parts, "sources": self.sources})
+
+    def __call__(self, batch: Batch) -> Signals:
+        """Answer a batch.
+
+        Returns:
+            float32 ``logits`` and taps, (b, ...), on the teacher's device: ordinary tensors without gradient.
+
+        Raises:
+            TeacherError: the model failed on these inputs, its answer has another number of rows, or it was closed.
+
+        """
+        if not self._open:
+            raise TeacherError("This LiveTeacher was closed and its model given back. Make a new one.")
+        if any(module.training for module in self._modules):
+            self._freeze()
+        with torch.inference_mode():
+            inputs = self._preprocess(batch.inputs.to(self._device))
+            if self._channels_last and inputs.dim() == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            with (
+                torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"),
+                tap(self._model, self._taps) as tapped,
+            ):
+                signals = {"logits": output_tensor(self._run(inputs))} | {name: tapped[name] for name in self._taps}
+        for name, values in signals.items():
+            if values.dim() == 0 or values.shape[0] != len(batch):
+                raise TeacherError(
+                    f"The teacher's signal '{name}' has shape {tuple(values.shape)} for a batch of {len(batch)} "
+                    "samples: its first dimension must be the batch."
+                )
+        # A copy made outside inference mode is an ordinary tensor: losses may save it for the backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            return {name: _ordinary(values) for name, values in signals.items()}
+
+    def verify_unchanged(self) -> None:
+        """Compare every weight and buffer with what it was when teaching began.
+
+        Use it after recording or training, before anything is published.
+
+        Raises:
+            TeacherError: naming the ones that changed.
+
+        """
+        now = _digests(self._model)
+        changed = [name for name in {**self._digests, **now} if self._digests.get(name) != now.get(name)]
+        if changed:
+            names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise TeacherError(
+                f"The teacher changed while it taught: {names}. Its answers are not those of one fixed model. "
+                "Remove what changes them (an optimiser that holds its parameters, a forward that writes to a buffer) "
+                "and record again."
+            )
+
+    def close(self) -> None:
+        """Give the model back: its training and gradient flags, its device and its memory format."""
+        if self._open:
+            self._open = False
+            self._was.restore(self._model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _freeze(self) -> None:
+        self._model.eval()
+        # A model whose own train() spares some modules (frozen batch norm, for one) is overruled here.
+        for module in self._modules:
+            module.training = False
+        self._model.requires_grad_(False)
+        self._model.to(self._device)
+        if self._channels_last:
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _run(self, inputs: Tensor) -> Any:
+        try:
+            return self._model(inputs)
+        except (PotstillError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise TeacherError(
+                f"The teacher {type(self._model).__name__} failed on inputs of shape {tuple(inputs.shape)} "
+                f"({inputs.dtype}): {type(error).__name__}: {error}. Check that the data has the shape it was trained "
+                "on, and its preprocessing."
+            ) from error
+
+
+class _Flags:
+    """What a teacher changes on a model, as it was before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._training = [(module, module.training) for module in model.modules()]
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self._devices = {value.device for value in _state(model).values()}
+        self._contiguous = [value for value in _state(model).values() if value.dim() == 4 and value.is_contiguous()]
+
+    def restore(self, model: nn.Module) -> None:
+        if len(self._devices) == 1:
+            model.to(next(iter(self._devices)))
+        for value in self._contiguous:
+            value.data = value.data.contiguous()
+        model.train(self._training[0][1])
+        for module, training in self._training:
+            module.training = training
+        for parameter, requires_grad in self._requires_grad:
+            parameter.requires_grad_(requires_grad)
+
+
+def _resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision='{precision}': a teacher runs in {', '.join(get_args(Precision))}.")
+    if precision == "auto":
+        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if precision == "bfloat16" else "float32"
+
+
+def _layer_name(model: nn.Module, where: Where) -> str:
+    """Return the dotted name of a tapped layer, so that a function and a name of the same layer are the same."""
+    layer = resolve(model, where)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    run = where.rpartition("#")[2] if isinstance(where, str) and "#" in where else ""
+    return f"{name}#{run}" if run.isdecimal() else name
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, those that are not saved with the model included."""
+    state: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return state | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _digests(model: nn.Module) -> dict[str, str]:
+    return {name: fingerprint.of_state({name: value}) for name, value in _state(model).items()}
+
+
+def _copy(preprocess: Preprocessor) -> Preprocessor:
+    return Preprocessor(preprocess.mean, preprocess.std, preprocess.size)
+
+
+def _describe(preprocess: Preprocessor) -> dict[str, Any]:
+    return {"mean": _numbers(preprocess.mean), "std": _numbers(preprocess.std), "size": preprocess.size}
+
+
+def _numbers(values: Tensor | None) -> list[float] | str | None:
+    if values is None:
+        return None
+    if values.numel() > _LISTED_NUMBERS:
+        return fingerprint.of_state({"": values})
+    # The shortest text that gives the same float32, so that messages show 0.4914 and not 0.49140000343322754.
+    return [float(str(number)) for number in values.detach().cpu().numpy().astype(np.float32)]
+
+
+def _ordinary(values: Tensor) -> Tensor:
+    return values.to(torch.float32, memory_format=torch.contiguous_format, copy=True)

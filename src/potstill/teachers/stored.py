@@ -1,0 +1,102 @@
+"""A store as a teacher, and what a store of a live teacher's answers is described by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from potstill.core.errors import TeacherError, did_you_mean
+from potstill.core.signals import Batch, Signals
+from potstill.store.manifest import Dtype, Manifest, describe
+from potstill.store.reader import Store
+from potstill.teachers.live import LiveTeacher
+from potstill.teachers.protocol import signal_shapes
+
+
+class StoredTeacher:
+    """Answers batches by looking up what a teacher said when it was recorded.
+
+    When to use it: in training, always when a store exists: a look-up costs microseconds, the teacher milliseconds.
+
+    Args:
+        store: a finished store.
+        signals: the ones to read; all that were recorded when absent.
+
+    Raises:
+        TeacherError: the store lacks one of ``signals``.
+
+    """
+
+    def __init__(self, store: Store, signals: Iterable[str] | None = None) -> None:
+        self._store = store
+        self._names = sorted(store.signals if signals is None else set(signals))
+        for name in self._names:
+            if name not in store.signals:
+                raise TeacherError(
+                    f"The store {store.folder} has no signal '{name}'.{did_you_mean(name, store.signals)} "
+                    "Record it again with that layer tapped."
+                )
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Names of the signals in every answer."""
+        return frozenset(self._names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything the recorded answers depend on."""
+        return self._store.manifest.fingerprint
+
+    def __call__(self, batch: Batch) -> Signals:
+        """Answer a batch.
+
+        Returns:
+            float32 signals, (b, ...), on the device of ``batch.inputs``.
+
+        Raises:
+            TeacherError: an (id, view) was not recorded; the message names it.
+            PotstillError: the store's files are damaged.
+
+        """
+        rows = self._store.rows(batch.ids, batch.views)
+        device = batch.inputs.device
+        return {name: self._store.gather(name, rows).to(device, non_blocking=True) for name in self._names}
+
+
+def describe_recording(
+    teacher: LiveTeacher,
+    example: Batch,
+    *,
+    ids: np.ndarray[Any, Any],
+    data: str,
+    dtype: Dtype = "float16",
+    views: int = 1,
+    augmentation: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Manifest:
+    """Return the manifest of a store with all of a live teacher's signals.
+
+    Args:
+        teacher: will be asked about the first sample of ``example``, for the shapes of its signals.
+        example: any samples of the data.
+        ids: (n,) int64 sample ids in row order.
+        data: fingerprint of the samples.
+        dtype: number format on disk.
+        views: augmented views of each sample.
+        augmentation: settings of the augmentation as plain data.
+        seed: seed of the augmentation.
+
+    """
+    return describe(
+        ids=ids,
+        data=data,
+        teacher=teacher.parts,
+        shapes=signal_shapes(teacher, example),
+        sources=teacher.sources,
+        dtype=dtype,
+        views=views,
+        augmentation=augmentation,
+        seed=seed,
+    )

@@ -1,0 +1,55 @@
+"""history.jsonl: one line per epoch, cut back to the checkpoint when a training goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.core.errors import TrainingError
+from potstill.core.files import disk_errors
+
+
+def append(path: Path, row: Mapping[str, Any]) -> int:
+    """Add one line, on disk when this returns; return the file's length."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(json.dumps(_json(row)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+
+def cut(path: Path, length: int) -> None:
+    """Drop the lines that were written after the checkpoint; they will be written again."""
+    if path.exists():
+        with disk_errors(path):
+            os.truncate(path, length)
+
+
+def check(path: Path, length: int) -> None:
+    """Refuse a history that is shorter than the checkpoint knows it."""
+    size = path.stat().st_size if path.exists() else 0
+    if size < length:
+        raise TrainingError(
+            f"{path} has {size} bytes, but the checkpoint beside it was written when it had {length}. "
+            f"Restore the file, or delete {path.parent / 'checkpoint'} to train from the start."
+        )
+
+
+def _json(value: Any) -> Any:
+    """Return JSON data without NaN and infinities, which JSON does not have: they become null."""
+    if isinstance(value, Mapping):
+        return {name: _json(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return a line of history as flat numbers for trackers."""
+    parts = {f"parts/{name}": value for name, value in row["parts"].items()}
+    flat = {name: float(value) for name, value in row.items() if name not in ("parts", "step")}
+    return {name: value for name, value in {**flat, **parts}.items() if math.isfinite(value)}

@@ -1,0 +1,165 @@
+"""What a training keeps from step to step, and how it is saved and put back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from potstill.core.errors import TrainingError
+from potstill.objective import first_bad
+from potstill.recipe.schema import Training
+from potstill.training import checkpoint
+from potstill.training.checkpoint import Checkpoint, Counters
+from potstill.training.optimiser import optimiser_tensors, restore_optimiser
+from potstill.training.setup import Task
+from potstill.training.step import Machine
+from potstill.training.synchronise import Switch
+from potstill.training.track import Tracker
+
+
+@dataclass
+class State:
+    """What changes from step to step.
+
+    ``sums`` are this epoch's sums of the objective and its terms in this process, ``norms`` the sum of the gradient
+    norms of its steps, ``average`` the moving average of the student's weights. ``began`` and ``first`` are when this
+    process began the epoch and with which sample.
+    """
+
+    counters: Counters
+    sums: Tensor
+    norms: Tensor
+    average: list[Tensor]
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    saved_step: int = 0
+    began: float = 0.0
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same during one training."""
+
+    task: Task
+    machine: Machine
+    switch: Switch
+    folder: Path
+    identity: Mapping[str, Any]
+    weights: list[nn.Parameter]
+    trackers: list[Tracker]
+    started: float
+    per_epoch: int
+
+    @property
+    def history(self) -> Path:
+        """One line per epoch."""
+        return self.folder / "history.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the newest checkpoint."""
+        return self.folder / "checkpoint"
+
+
+def save(run: Run, state: State) -> None:
+    """Write a checkpoint on the main process; once training is over, the best weights are all that is needed."""
+    machine = run.machine
+    totals = total_sums(run, state)
+    refuse_deferred(run, state, totals.cpu())
+    seconds = agreed(machine, time.monotonic() - run.started)
+    state.counters = replace(state.counters, seconds=seconds)
+    state.saved_step = state.counters.step
+    if not machine.accelerator.is_main_process:
+        return
+    tensors: dict[str, Tensor] = {}
+    if state.counters.stopped is None:
+        tensors = {
+            **checkpoint.with_prefix("student", checkpoint.tensors_of(machine.learner.student)),
+            **checkpoint.with_prefix("adapters", checkpoint.tensors_of(machine.learner.adapters)),
+            **checkpoint.with_prefix("optimiser", optimiser_tensors(machine.optimiser.optimizer)),
+            **checkpoint.with_prefix("average", {str(i): tensor for i, tensor in enumerate(state.average)}),
+            **checkpoint.with_prefix("epoch", {"sums": totals, "norms": state.norms}),
+        }
+    checkpoint.save(run.checkpoints, Checkpoint(state.counters, tensors, state.best), run.identity)
+
+
+def start(machine: Machine, settings: Training) -> State:
+    """Return the state before the first step."""
+    wide = torch.float32 if machine.device.type == "mps" else torch.float64
+    terms = len(machine.objective.terms)
+    weights = float_parameters(machine.learner.student) if settings.ema is not None else []
+    return State(
+        counters=Counters(),
+        sums=torch.zeros(1 + terms, dtype=wide, device=machine.device),
+        norms=torch.zeros((), dtype=wide, device=machine.device),
+        average=[weight.detach().clone() for weight in weights],
+    )
+
+
+def resume(machine: Machine, state: State, found: Checkpoint) -> None:
+    """Put everything back as it was when the checkpoint was written."""
+    state.counters, state.best, state.saved_step = found.counters, found.best, found.counters.step
+    if found.counters.stopped is not None:
+        return
+    checkpoint.put_back(machine.learner.student, checkpoint.without_prefix("student", found.tensors))
+    checkpoint.put_back(machine.learner.adapters, checkpoint.without_prefix("adapters", found.tensors))
+    restore_optimiser(machine.optimiser.optimizer, checkpoint.without_prefix("optimiser", found.tensors))
+    for index, tensor in enumerate(state.average):
+        tensor.copy_(found.tensors[f"average/{index}"])
+    state.norms.copy_(found.tensors["epoch/norms"])
+    if machine.accelerator.is_main_process:
+        state.sums.copy_(found.tensors["epoch/sums"])
+
+
+def total_sums(run: Run, state: State) -> Tensor:
+    """Return the epoch's sums over all processes, and keep them on the main one."""
+    accelerator = run.machine.accelerator
+    if accelerator.num_processes == 1:
+        return state.sums
+    total: Tensor = accelerator.reduce(state.sums, reduction="sum")
+    state.sums = total.clone() if accelerator.is_main_process else torch.zeros_like(total)
+    return total
+
+
+def refuse_deferred(run: Run, state: State, totals: Tensor) -> None:
+    """Stop if an earlier step was not finite: the sums keep it, and the device skipped every update since."""
+    if bool(totals.isfinite().all()) and not (run.machine.deferred and float(run.machine.bad)):
+        return
+    names = [term.name for term in run.machine.objective.terms]
+    bad = first_bad(dict(zip(names, totals[1:], strict=True)))
+    what = f"the term {bad!r} is not finite" if bad else "a gradient is not finite"
+    raise diverged(run, state, f"between steps {state.saved_step + 1} and {state.counters.step}", what)
+
+
+def diverged(run: Run, state: State, when: str, what: str) -> TrainingError:
+    """Return the error that says when and where training left the finite numbers, and what is still there."""
+    saved = f"{run.checkpoints} (step {state.saved_step})" if state.saved_step else "none was written yet"
+    return TrainingError(
+        f"Training stopped {when}, epoch {state.counters.epoch + 1}: {what}. No weight was updated with it. "
+        f"Last good checkpoint: {saved}. Lower training.learning_rate, set training.gradient_clip, or use "
+        "training.precision: float32; then delete that checkpoint folder to train from the start."
+    )
+
+
+def agreed(machine: Machine, value: float) -> float:
+    """Return the main process's value on every process."""
+    if machine.accelerator.num_processes == 1:
+        return value
+    return float(broadcast(torch.tensor(value, dtype=torch.float64, device=machine.device)))
+
+
+def unsaved(state: State) -> int:
+    """Return how many steps are not in a checkpoint yet."""
+    return state.counters.step - state.saved_step
+
+
+def float_parameters(student: nn.Module) -> list[nn.Parameter]:
+    """Return the weights that a moving average follows."""
+    return [parameter for parameter in student.parameters() if parameter.is_floating_point()]

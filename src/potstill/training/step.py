@@ -1,0 +1,218 @@
+"""One optimiser step: the sum of the objective over a global batch, divided once by the number of its samples.
+
+However the batch is split, over micro-batches or processes, the gradient is that of the same quotient.
+Shape legend: t terms of the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from potstill.core.signals import Batch, Signals
+from potstill.models.load import output_tensor
+from potstill.objective import Objective, apply_adapters, first_bad
+from potstill.teachers.protocol import Teacher
+from potstill.training.precision import autocast, channels_last
+
+
+class Learner(nn.Module):
+    """Everything that has weights to train, as one module: preprocessing, student, taps, adapters.
+
+    One module, so that a distributed wrapper sees every parameter and one forward pass serves every term.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        preprocess: nn.Module,
+        adapters: nn.ModuleDict,
+        *,
+        tapped: Mapping[str, Tensor],
+        dtype: torch.dtype | None,
+        device: torch.device,
+        images: bool,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.preprocess = preprocess
+        self.adapters = adapters
+        self._tapped = tapped
+        self._dtype = dtype
+        self._device = device
+        self._images = images
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return the student's signals for raw inputs, adapted, in float32."""
+        inputs = self.preprocess(inputs)
+        if self._images:
+            inputs = channels_last(inputs)
+        with autocast(self._dtype, self._device):
+            logits = output_tensor(self.student(inputs))
+            signals = apply_adapters(self.adapters, {"logits": logits, **self._tapped})
+        return {name: signal.float() for name, signal in signals.items()}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a step works with; all of it stays the same from step to step.
+
+    ``model`` is the learner as Accelerate prepared it. ``deferred`` leaves looking at the gradient to the device: an
+    update with a gradient that is not finite, and every later one, is skipped there without the host waiting.
+    """
+
+    accelerator: Accelerator
+    learner: Learner
+    model: nn.Module
+    optimiser: Any
+    parameters: tuple[nn.Parameter, ...]
+    objective: Objective
+    teacher: Teacher | None
+    accumulate: int
+    clip: float | None
+    deferred: bool
+    bad: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the learner is."""
+        device: torch.device = self.accelerator.device
+        return device
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one step saw in this process: ``sums`` (1 + t,) of the total and of each term, and the gradient's norm."""
+
+    sums: Tensor
+    norm: Tensor
+
+
+class NotFiniteError(Exception):
+    """A gradient or loss was NaN or infinite; the weights are those from before. ``what`` says where."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+def take_step(machine: Machine, batch: Batch, *, count: int, whole: bool, progress: float, rate: float) -> Taken:
+    """Train on one batch.
+
+    Args:
+        machine: learner, optimiser, objective and teacher.
+        batch: this process's part of the global batch.
+        count: samples of the global batch.
+        whole: whether every process holds the whole global batch, because it is too small to be split.
+        progress: share of training that is done, for weights that change.
+        rate: learning rate.
+
+    Raises:
+        NotFiniteError: the loss or the gradient is not finite; nothing was updated.
+
+    """
+    processes: int = machine.accelerator.num_processes
+    for group in machine.optimiser.param_groups:
+        group["lr"] = rate
+    machine.optimiser.zero_grad()
+    # Distributed wrappers average gradients over processes, Accelerate divides by its own count of micro-batches.
+    scale = (1 if whole else processes) * machine.accelerator.gradient_accumulation_steps / count
+    smallest = count if whole else count // processes
+    pieces = micro_batches(batch, machine.accumulate, smallest)
+    sums = torch.zeros(1, device=machine.device)
+    for index, piece in enumerate(pieces):
+        with _synchronise_gradients(machine, last=index == len(pieces) - 1):
+            piece = piece.to(machine.device)
+            loss = machine.objective(
+                machine.model(piece.inputs), teacher_signals(machine, piece), piece, progress=progress
+            )
+            machine.accelerator.backward(loss.total * scale)
+        parts = torch.stack([loss.total.detach(), *loss.parts.values()])
+        sums = parts if index == 0 else sums + parts
+    if whole and processes > 1:
+        sums = sums / processes
+    norm = gradient_norm(machine)
+    _refuse_bad(machine, sums, norm)
+    machine.optimiser.step()
+    return Taken(sums, norm)
+
+
+def micro_batches(batch: Batch, accumulate: int, smallest: int) -> list[Batch]:
+    """Split a batch into ``accumulate`` contiguous micro-batches, sizes as equal as can be.
+
+    Every process makes the same number of them, as batch norm waits for the others; none has a single sample unless
+    the batch has, as batch norm cannot train on one.
+
+    Args:
+        batch: this process's samples.
+        accumulate: how many micro-batches there should be.
+        smallest: samples of the process that has the fewest.
+
+    """
+    pieces = max(1, min(accumulate, smallest // 2))
+    if pieces == 1:
+        return [batch]
+    bounds = [index * len(batch) // pieces for index in range(pieces + 1)]
+    return [batch.narrow(low, high) for low, high in pairwise(bounds)]
+
+
+def teacher_signals(machine: Machine, batch: Batch) -> Signals | None:
+    """Ask the teacher about a batch, on the learner's device; None where the objective reads no teacher."""
+    if machine.teacher is None or not machine.objective.needs_teacher:
+        return None
+    with torch.no_grad():
+        signals = machine.teacher(batch)
+    return {name: signals[name].to(machine.device, non_blocking=True) for name in machine.objective.teacher_signals}
+
+
+def gradient_norm(machine: Machine) -> Tensor:
+    """Return the norm of the whole gradient, and clip the gradient to the limit where there is one."""
+    if machine.clip is not None:
+        norm: Tensor = machine.accelerator.clip_grad_norm_(machine.parameters, machine.clip)
+        return norm.detach()
+    return torch.nn.utils.get_total_norm([p.grad for p in machine.parameters if p.grad is not None])
+
+
+def _synchronise_gradients(machine: Machine, *, last: bool) -> AbstractContextManager[object]:
+    if last or machine.accelerator.num_processes == 1:
+        return nullcontext()
+    context: AbstractContextManager[object] = machine.accelerator.no_sync(machine.model)
+    return context
+
+
+def _refuse_bad(machine: Machine, sums: Tensor, norm: Tensor) -> None:
+    if machine.deferred:
+        wrong = ~(norm.isfinite() & sums.isfinite().all())
+        torch.maximum(machine.bad, wrong.to(machine.bad.dtype), out=machine.bad)
+        return
+    # The norm is equal on all processes, so that they stop together; the sums are each process's own.
+    alone = machine.accelerator.num_processes == 1
+    if math.isfinite(float(norm)) and not (alone and not math.isfinite(float(sums.sum()))):
+        return
+    raise NotFiniteError(what_is_bad(machine, sums))
+
+
+def what_is_bad(machine: Machine, sums: Tensor) -> str:
+    """Say which term is not finite, on any process; else which gradient. Every process must call it."""
+    names = [term.name for term in machine.objective.terms]
+    found: str | None = first_bad(dict(zip(names, sums[1:], strict=True)))
+    if machine.accelerator.num_processes > 1:
+        found = next((name for name in gather_object([found]) if name is not None), None)
+    if found is not None:
+        return f"the term {found!r} is not finite"
+    layer = _first_bad_gradient(machine.learner.named_parameters())
+    return f"every term is finite, but the gradient of {layer} is not" if layer else "the gradient is not finite"
+
+
+def _first_bad_gradient(named: Any) -> str | None:
+    return next((name for name, p in named if p.grad is not None and not bool(p.grad.isfinite().all())), None)
+

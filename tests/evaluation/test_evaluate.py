@@ -1,0 +1,180 @@
+"""From predictions to the result: numbers against scikit-learn, the JSON round trip, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from potstill.core.errors import PotstillError, UsageError
+from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, with_limits
+
+LATENCY = {"1": {"p50": 1.0, "p95": 2.0, "per_second": 1000.0}}
+SIZES = {
+    "teacher": Size(1000, 2_000_000, 4000, LATENCY),
+    "alone": Size(32, 64_000, 128),
+    "distilled": Size(32, 64_000, 128),
+}
+N, CLASSES = 500, 5
+
+
+def scores(generator: np.random.Generator, targets: np.ndarray, strength: float) -> np.ndarray:
+    logits = generator.normal(size=(len(targets), CLASSES)).astype(np.float32)
+    logits[np.arange(len(targets)), targets] += strength
+    return logits
+
+
+def classification(seeds: tuple[int, ...] = (3, 5, 9), gain: float = 0.8, **changes: object) -> dict[str, object]:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, CLASSES, N)
+    return {
+        "task": "classification",
+        "targets": targets,
+        "teacher": scores(generator, targets, 4),
+        "alone": {seed: scores(generator, targets, 1.5) for seed in seeds},
+        "distilled": {seed: scores(generator, targets, 1.5 + gain) for seed in seeds},
+        "sizes": SIZES,
+        "classes": list("abcde"),
+        "resamples": 300,
+        **changes,
+    }
+
+
+def run(**given: object) -> EvaluationResult:
+    return evaluate(**given)  # type: ignore[arg-type]
+
+
+def test_classification_scores_are_scikit_learns_averaged_over_seeds() -> None:
+    given = classification()
+    result = run(**given)
+    targets, distilled = given["targets"], given["distilled"]
+    accuracies = [sk.accuracy_score(targets, logits.argmax(1)) for logits in distilled.values()]
+    f1 = [sk.f1_score(targets, logits.argmax(1), average="macro") for logits in distilled.values()]
+    student = result.models["distilled"]
+    assert list(result.models) == ["teacher", "alone", "distilled"]
+    assert set(student.metrics) == {"accuracy", "macro_f1", "nll", "brier", "ece", "agreement", "kl_to_teacher"}
+    assert set(result.models["teacher"].metrics) == {"accuracy", "macro_f1", "nll", "brier", "ece"}
+    np.testing.assert_allclose(student.per_seed["accuracy"], accuracies, atol=1e-12)
+    assert student.metrics["macro_f1"] == pytest.approx(np.mean(f1), abs=1e-12)
+    for scored in result.models.values():
+        for metric, value in scored.metrics.items():
+            low, high = scored.intervals[metric]
+            assert low <= value <= high, (scored.name, metric)
+    assert (student.parameters, student.flops, student.bytes, student.latency_ms) == (32, 64_000, 128, None)
+    assert result.models["teacher"].latency_ms == LATENCY
+    assert result.seeds == (3, 5, 9)
+
+
+def test_differences_are_paired_over_examples() -> None:
+    """Two models that fail on the same examples but for a few: an unpaired interval would be many times as wide."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 2, 2000)
+    wrong = generator.random(2000) < 0.3
+    alone = np.eye(2)[np.where(wrong, 1 - targets, targets)] * 3
+    better = wrong & (np.arange(2000) % 20 != 0)
+    distilled = np.eye(2)[np.where(better, 1 - targets, targets)] * 3
+    result = run(
+        task="classification", targets=targets, teacher=alone, alone={0: alone}, distilled={0: distilled}, sizes=SIZES
+    )
+    found = result.differences["distilled-alone"]["accuracy"]
+    fixed = (wrong & ~better).mean()
+    assert found.value == pytest.approx(fixed, abs=1e-12)
+    half = 1.96 * np.sqrt(fixed * (1 - fixed) / 2000 + 2 / 2000**2)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
+    unpaired = 1.96 * np.sqrt(2 * 0.3 * 0.7 / 2000)
+    assert half < unpaired / 2
+
+
+def test_tables_and_disagreements() -> None:
+    given = classification()
+    result = run(**given, ids=np.arange(N) + 1000, names=[f"{row}.png" for row in range(N)], shown_seed=5)
+    targets = given["targets"]
+    expected = np.mean([sk.confusion_matrix(targets, z.argmax(1)) for z in given["alone"].values()], axis=0)
+    np.testing.assert_allclose(result.confusion["alone"], expected)
+    assert sum(result.reliability["distilled"]["count"]) == 3 * N
+    assert sum(result.reliability["teacher"]["count"]) == N
+    assert len(result.disagreements) == 24
+    first = result.disagreements[0]
+    row = first["row"]
+    teacher, student = given["teacher"][row], given["distilled"][5][row]
+    assert first["id"] == row + 1000
+    assert first["name"] == f"{row}.png"
+    assert first["label"] == targets[row]
+    assert first["teacher"] == teacher.argmax()
+    assert first["distilled"] == student.argmax()
+    assert first["teacher_confidence"] == pytest.approx(np.exp(teacher).max() / np.exp(teacher).sum(), abs=1e-6)
+    assert first["student_confidence"] == pytest.approx(np.exp(student).max() / np.exp(student).sum(), abs=1e-6)
+    assert all(entry["teacher"] != entry["distilled"] for entry in result.disagreements)
+
+
+def test_json_round_trip_through_text() -> None:
+    result = run(**classification(limits=[Limit("student.onnx", 1.0, 0.5, "MB")]))
+    again = EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
+    assert again == result
+    assert again.split == "test"
+    assert again.chosen_on == "validation"
+
+
+def test_same_seed_same_result_and_another_seed_another_interval() -> None:
+    given = classification()
+    assert run(**given, seed=4) == run(**given, seed=4)
+    assert run(**given, seed=4).models["alone"].intervals != run(**given, seed=5).models["alone"].intervals
+
+
+@pytest.mark.parametrize("columns", [None, 2])
+def test_regression(columns: int | None) -> None:
+    generator = np.random.default_rng(0)
+    shape = (300,) if columns is None else (300, columns)
+    targets = generator.normal(size=shape).astype(np.float32)
+    flat = targets.reshape(300, -1)
+
+    def values(noise: float) -> np.ndarray:
+        return flat + generator.normal(0, noise, flat.shape).astype(np.float32)
+
+    teacher, alone, distilled = values(0.2), values(0.6), values(0.3)
+    result = run(
+        task="regression", targets=targets, teacher=teacher, alone={0: alone}, distilled={0: distilled}, sizes=SIZES
+    )
+    scored = result.models["distilled"].metrics
+    assert result.headline_metric == "r2"
+    assert scored["r2"] == pytest.approx(sk.r2_score(flat, distilled), abs=1e-6)
+    assert scored["rmse"] == pytest.approx(sk.root_mean_squared_error(flat, distilled), abs=1e-6)
+    assert scored["mae"] == pytest.approx(sk.mean_absolute_error(flat, distilled), abs=1e-6)
+    assert result.differences["distilled-alone"]["r2"].low > 0
+    assert result.differences["distilled-alone"]["rmse"].high < 0
+    assert result.reliability == {}
+    assert result.confusion == {}
+    worst = result.disagreements[0]
+    gap = (np.abs(teacher - distilled) / flat.std(0)).mean(1)
+    assert worst["row"] == gap.argmax()
+    assert worst["teacher_confidence"] is None
+    assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert result.verdict.helped == "yes"
+
+
+def test_limits_measured_later_only_change_the_verdict() -> None:
+    result = run(**classification())
+    judged = with_limits(result, [Limit("student.onnx", 0.5, 0.6, "MB")])
+    assert result.verdict.fits_budget is None
+    assert judged.verdict.fits_budget is False
+    assert replace(judged, verdict=result.verdict) == result
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    given = classification()
+    alone = given["alone"]
+    with pytest.raises(UsageError, match="same seeds"):
+        run(**{**given, "alone": {3: alone[3]}})
+    with pytest.raises(UsageError, match="sizes lacks teacher"):
+        run(**{**given, "sizes": {name: SIZES[name] for name in ("alone", "distilled")}})
+    with pytest.raises(UsageError, match="alone student, seed 3"):
+        run(**{**given, "alone": {**alone, 3: alone[3][:, :4]}})
+    with pytest.raises(UsageError, match="4 class names for 5"):
+        run(**{**given, "classes": list("abcd")})
+    broken = alone[5].copy()
+    broken[7, 1] = np.nan
+    with pytest.raises(PotstillError, match=r"alone student, seed 5.* 1 numbers that are not finite"):
+        run(**{**given, "alone": {**alone, 5: broken}})

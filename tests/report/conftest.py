@@ -1,0 +1,46 @@
+"""Run folders and their pages, written once for all tests of the report."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from potstill.report import write
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("report_make_run", Path(__file__).with_name("make_run.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def runs() -> ModuleType:
+    """The functions of make_run.py."""
+    return _load()
+
+
+@pytest.fixture(scope="session")
+def page(runs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the report of one kind of run: ``page("images")`` is a path beside the run's other files."""
+    root = tmp_path_factory.mktemp("pages")
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            if kind == "hostile":
+                hostile = runs.HOSTILE
+                folder = runs.image_run(root / "hostile", seeds=1, classes=(hostile, "a & b", 'c"d', "e\u0301"), n=200)
+            else:
+                folder = runs.make(kind, root / kind)
+            made[kind] = write(folder)
+        return made[kind]
+
+    return get

@@ -1,0 +1,93 @@
+"""Tiny data and models, shared by the tests and by the scripts they start."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potstill.core.signals import Batch
+from potstill.data.samples import Data, Rows, make_samples
+from potstill.losses import cross_entropy, forward_kl, hidden_mse
+from potstill.objective import Objective, Term
+
+
+def split(inputs: Tensor, targets: Tensor, first: int):
+    return make_samples(np.arange(first, first + len(inputs)), targets.numpy(), Rows(inputs))
+
+
+def image_data(train: int = 26, validation: int = 12, classes: int = 3) -> Data:
+    """Images whose brightest third tells the class, with noise."""
+    generator = torch.Generator().manual_seed(7)
+    total = train + validation + 6
+    targets = torch.arange(total) % classes
+    inputs = torch.rand(total, 2, 6, 6, generator=generator) * 0.6
+    for row, target in enumerate(targets.tolist()):
+        inputs[row, :, 2 * target : 2 * target + 2] += 0.4
+    bounds = [0, train, train + validation, total]
+    splits = [split(inputs[a:b], targets[a:b], a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return Data(*splits, "classification", tuple("abc")[:classes], "image", (2, 6, 6), classes)
+
+
+def vector_data(train: int = 60, validation: int = 20, columns: int = 1) -> Data:
+    """A noisy linear function of four numbers."""
+    generator = torch.Generator().manual_seed(3)
+    total = train + validation + 6
+    inputs = torch.randn(total, 4, generator=generator)
+    targets = inputs @ torch.randn(4, columns, generator=generator) + 0.01 * torch.randn(
+        total, columns, generator=generator
+    )
+    targets = targets.squeeze(1) if columns == 1 else targets
+    bounds = [0, train, train + validation, total]
+    splits = [split(inputs[a:b], targets[a:b], a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return Data(*splits, "regression", (), "vector", (4,), columns)
+
+
+class Net(nn.Module):
+    """Convolution, norm (batch, group or none), optional dropout, a hidden vector, logits."""
+
+    def __init__(self, norm: str = "batch", dropout: float = 0.0, width: int = 4, classes: int = 3) -> None:
+        super().__init__()
+        norms = {"batch": nn.BatchNorm2d, "group": lambda n: nn.GroupNorm(2, n), "none": lambda n: nn.Identity()}
+        self.conv = nn.Conv2d(2, width, 3)
+        self.norm = norms[norm](width)
+        self.hidden = nn.Linear(width * 16, 5)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(5, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.hidden(self.norm(self.conv(inputs)).relu().flatten(1))
+        return self.head(self.drop(hidden.tanh()))
+
+
+def net(seed: int = 0, **options) -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Net(**options)
+
+
+class FormulaTeacher:
+    """Signals that are a fixed function of the inputs: logits and an eight-number hidden layer."""
+
+    provides = frozenset({"logits", "hidden"})
+    fingerprint = "formula"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(11)
+        self.project = torch.randn(72, 8, generator=generator) * 0.3
+        self.calls = 0
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        hidden = (batch.inputs.flatten(1) @ self.project).tanh()
+        return {"logits": 2 * hidden[:, :3], "hidden": hidden}
+
+
+def objective() -> Objective:
+    return Objective(
+        [
+            Term(cross_entropy, 0.3),
+            Term(forward_kl, 0.7, temperature=2.0),
+            Term(hidden_mse, 0.5, on="hidden"),
+        ]
+    )

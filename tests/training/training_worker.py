@@ -1,0 +1,135 @@
+"""Trainings in processes of their own: ``training_worker.py processes FOLDER`` under torchrun, or ``kill FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import training_toys as toys
+
+from potstill.models.preprocess import Preprocessor
+from potstill.recipe.schema import Training
+from potstill.training import history, train
+
+PROCESS_VARIANTS = {
+    "batch-norm": ({"norm": "batch"}, {"optimizer": "sgd", "learning_rate": 0.05}),
+    "group-norm": ({"norm": "group"}, {"optimizer": "sgd", "learning_rate": 0.05, "accumulate": 2, "ema": 0.9}),
+}
+KILL_VARIANTS = {
+    "sgd": (
+        {"norm": "batch", "dropout": 0.3},
+        {"optimizer": "sgd", "learning_rate": 0.05, "ema": 0.9, "epochs": 8, "batch_size": 5, "accumulate": 2},
+    ),
+    "adamw": (
+        {"norm": "group", "dropout": 0.3},
+        {"optimizer": "adamw", "gradient_clip": 0.5, "epochs": 8, "batch_size": 5, "schedule": "one_cycle", "patience": 8},
+    ),
+}
+
+
+def run(variant, folder: Path, **changes):
+    model, settings = variant
+    values = {"epochs": 3, "batch_size": 8, "checkpoint_every": 3, "precision": "float32", **settings, **changes}
+    student = toys.net(**model)
+    result = train(
+        student,
+        toys.image_data(),
+        objective=toys.objective(),
+        settings=Training(**values),
+        preprocess=Preprocessor(torch.full((2,), 0.5), torch.full((2,), 0.3)),
+        folder=folder,
+        seed=5,
+        teacher=toys.FormulaTeacher(),
+        taps={"hidden": "hidden"},
+        device="cpu",
+    )
+    return student, result
+
+
+def processes(folder: Path) -> None:
+    rank = int(os.environ["RANK"])
+    for name, variant in PROCESS_VARIANTS.items():
+        student, result = run(variant, folder / name)
+        torch.save({"state": student.state_dict(), "result": repr(result)}, folder / f"{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def child(work) -> int:
+    """Fork, do the work there, and return the child's process id."""
+    identity = os.fork()
+    if identity == 0:
+        try:
+            work()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return identity
+
+
+def status_of(identity: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(identity, 0)[1])
+
+
+def die_at(event: int, work) -> None:
+    """Do the work, and die by SIGKILL just before the given file operation."""
+    seen = 0
+    replace, unlink, append = Path.replace, Path.unlink, history.append
+
+    def counted(function):
+        def wrapper(*args, **kwargs):
+            nonlocal seen
+            seen += 1
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    Path.replace, Path.unlink, history.append = counted(replace), counted(unlink), counted(append)
+    work()
+
+
+def step_of(folder: Path) -> int:
+    path = folder / "checkpoint" / "checkpoint.json"
+    return json.loads(path.read_text())["counters"]["step"] if path.exists() else 0
+
+
+def kill(folder: Path) -> None:
+    """For each variant: one training in peace, one killed at random moments, several killed at file operations."""
+    # Once here, so that no child has to import anything.
+    run(KILL_VARIANTS["sgd"], folder / "warm", epochs=1)
+    chance = random.Random(0)
+    log = []
+    for name, variant in KILL_VARIANTS.items():
+        began = time.monotonic()
+        assert status_of(child(lambda v=variant, n=name: run(v, folder / n / "peace"))) == 0
+        duration = time.monotonic() - began
+        for _ in range(12):
+            identity = child(lambda v=variant, n=name: run(v, folder / n / "random"))
+            time.sleep(chance.uniform(0.15, 0.55) * duration)
+            os.kill(identity, signal.SIGKILL)
+            code = status_of(identity)
+            log.append(f"{name} random {code} {step_of(folder / name / 'random')}")
+            if code == 0:
+                break
+        else:
+            assert status_of(child(lambda v=variant, n=name: run(v, folder / n / "random"))) == 0
+        for event in range(3, 50, 9):
+            where = folder / name / f"event-{event}"
+            code = status_of(child(lambda v=variant, e=event, w=where: die_at(e, lambda: run(v, w))))
+            log.append(f"{name} event {code}")
+            assert status_of(child(lambda v=variant, w=where: run(v, w))) == 0
+    (folder / "log.txt").write_text("\n".join(log))
+
+
+if __name__ == "__main__":
+    {"processes": processes, "kill": kill}[sys.argv[1]](Path(sys.argv[2]))
