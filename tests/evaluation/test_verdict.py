@@ -81,11 +81,11 @@ def test_budget() -> None:
     fits = accuracy(0.021, 0.014, 0.028, limits=[small])
     assert fits.fits_budget is True
     assert fits.headline.endswith("It fits the budget.")
-    assert "Student.onnx: 0.28 MB, within the limit of 0.5 MB." in fits.sentences
+    assert "Measured for student.onnx: 0.28 MB, within the limit of 0.5 MB." in fits.sentences
     over = accuracy(0.021, 0.014, 0.028, limits=[small, slow])
     assert over.fits_budget is False
     assert over.headline.endswith("It does not fit the budget.")
-    assert "Latency: 0.42 ms, over the limit of 0.3 ms." in over.sentences
+    assert "Measured for latency: 0.42 ms, over the limit of 0.3 ms." in over.sentences
     assert not Limit("x", 1.0, float("nan"), "MB").met
 
 

@@ -17,13 +17,14 @@ from PIL import Image
 
 from potstill.core.errors import PotstillError, UsageError
 from potstill.report import write
-from potstill.report.answers import unique_names
+from potstill.report.answers import confusion, disagreements, unique_names
 from potstill.report.charts import round_steps, score_rows
 from potstill.report.figures import draw
 from potstill.report.files import read_run
-from potstill.report.headline import budget_rows
+from potstill.report.headline import budget_rows, good_files, key_numbers
 from potstill.report.learning import close_up, curve
 from potstill.report.pictures import data_uri
+from potstill.report.run_facts import file_rows
 
 Page = Callable[[str], Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -123,9 +124,9 @@ def test_the_answer_comes_first_with_the_numbers_of_the_evaluation(page: Page) -
     gain = found["differences"]["distilled-alone"]["accuracy"]
     assert f"+{100 * gain['value']:.1f} points" in spaces
     assert "78.0 k" in spaces
-    assert "16× fewer than the teacher" in spaces  # 1284906 / 78042 = 16.46
+    assert "16\u00d7 fewer than the teacher" in spaces  # 1284906 / 78042 = 16.46
     assert "0.113 MB" in spaces
-    assert "46× smaller" in spaces  # 5164800 / 112930 = 45.7
+    assert "46\u00d7 smaller" in spaces  # 5164800 / 112930 = 45.7
 
 
 def test_the_budget_is_judged_in_words(page: Page) -> None:
@@ -143,10 +144,13 @@ def test_a_refused_file_is_said_to_be_refused_and_never_counted(
     runs: ModuleType, tmp_path: Path
 ) -> None:
     folder = runs.image_run(tmp_path / "refused", seeds=1, n=200, refused=True, recorded=False)
-    text = read(write(folder)).text
-    assert "refused" in text
-    assert "agreement 95.1 % is below the limit of 97.0 %" in text
-    assert not any("int8" in row.name for row in budget_rows(read_run(folder)))
+    files = read_run(folder)
+    assert [(row.name, row.ok) for row in file_rows(files)] == [("student.onnx", True), ("student-int8.onnx", False)]
+    assert file_rows(files)[1].reasons == ("agreement 95.1 % is below the limit of 97.0 %",)
+    assert [file["file"] for file in good_files(files)] == ["student.onnx"]
+    assert not any("int8" in row.name for row in budget_rows(files))
+    assert files.evaluation is not None
+    assert not any("int8" in tile.note for tile in key_numbers(files, files.evaluation))
 
 
 def test_partial_runs_say_what_is_missing(page: Page) -> None:
@@ -215,7 +219,13 @@ def test_large_pictures_are_made_small_and_grey_ones_stay_grey() -> None:
 def test_pictures_of_another_evaluation_are_not_shown(page: Page, tmp_path: Path) -> None:
     shutil.copytree(page("images").parent, tmp_path / "run")
     np.savez(tmp_path / "run" / "disagreements.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
-    assert "<img" not in write(tmp_path / "run").read_text("utf-8")
+    files = read_run(tmp_path / "run")
+    assert files.evaluation is not None
+    found = disagreements(files, files.evaluation)
+    assert found is not None
+    assert not found.pictures
+    assert len(found.samples) == 24
+    assert not any(sample.picture for sample in found.samples)
 
 
 def test_dots_lie_where_the_numbers_say() -> None:
@@ -271,7 +281,11 @@ def test_long_and_equal_class_names_stay_different() -> None:
 def test_many_classes_show_those_that_changed_most(runs: ModuleType, tmp_path: Path) -> None:
     classes = tuple(f"class {number}" for number in range(40))
     folder = runs.image_run(tmp_path / "many", seeds=1, classes=classes, n=300, recorded=False, exported=False)
-    assert "shows the 20 of 40 classes" in read(write(folder)).text
+    files = read_run(folder)
+    assert files.evaluation is not None
+    found = confusion(files.evaluation)
+    assert found is not None
+    assert (found.shown, found.total, len(found.mistakes)) == (20, 40, 8)
 
 
 def test_writing_again_gives_the_same_page(page: Page) -> None:

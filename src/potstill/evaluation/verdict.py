@@ -189,10 +189,8 @@ def _kept(
 
 def _limit(limit: Limit) -> str:
     verdict = "within" if limit.met else "over"
-    return (
-        f"{limit.name[:1].upper()}{limit.name[1:]}: {_number(limit.measured)} {limit.unit}, {verdict} the limit of "
-        f"{_number(limit.limit)} {limit.unit}."
-    )
+    measured, allowed = (f"{_number(value)} {limit.unit}" for value in (limit.measured, limit.limit))
+    return f"Measured for {limit.name}: {measured}, {verdict} the limit of {allowed}."
 
 
 def _word(metric: str) -> str:

@@ -71,7 +71,7 @@ def predict_test(job: Job, teacher: LiveTeacher, out: Path) -> None:
             ]
         )
     with atomic_path(out / "predictions.npz") as path, path.open("wb") as file:
-        np.savez(file, **found)
+        np.savez(file, allow_pickle=False, **found)
 
 
 def export_student(job: Job, out: Path) -> None:
@@ -126,10 +126,9 @@ def refused_exports(out: Path) -> str:
 def evaluate_models(job: Job, out: Path) -> None:
     """Turn predictions, sizes and latencies into ``evaluation.json``, and keep the samples to look at."""
     chosen = best_seed(job, out)
-    sizes = {
-        "teacher": _size(job, job.make_teacher(), job.teacher_preprocess),
-        **{kind: _size(job, trained_student(job, out, chosen, kind), job.student_preprocess) for kind in KINDS},
-    }
+    sizes = {"teacher": _size(job, job.make_teacher(), job.teacher_preprocess)}
+    for kind in KINDS:
+        sizes[kind] = _size(job, trained_student(job, out, chosen, kind), job.student_preprocess)
     result = score(out, job.recipe, sizes)
     rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
     samples = job.data.test.fetch(rows).numpy() if len(rows) else np.zeros((0, *job.data.shape), np.float32)

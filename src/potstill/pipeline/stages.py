@@ -46,7 +46,7 @@ def train_teacher(job: Job, folder: Path, accelerator: Accelerator) -> Result:
 
 
 def train_student(
-    job: Job, folder: Path, accelerator: Accelerator, *, seed: int, kind: Kind, teacher: Teacher | None
+    job: Job, folder: Path, *, accelerator: Accelerator, seed: int, kind: Kind, teacher: Teacher | None
 ) -> Result:
     """Train one student: alone from labels, or distilled with the job's objective; all else is equal."""
     distilled = kind == "distilled"

@@ -161,7 +161,7 @@ class Evaluation(Section):
 class Export(Section):
     """Which files to write of the student, and how alike they must answer."""
 
-    formats: list[Literal["onnx", "onnx-int8"]] = Field(default_factory=lambda: ["onnx", "onnx-int8"])
+    formats: list[Literal["onnx", "onnx-int8"]] = ["onnx", "onnx-int8"]
     max_difference: Positive = Field(1e-2, description="largest difference of a float32 file's outputs to torch, "
                                      "relative to the spread of the outputs")
     min_agreement: Fraction = Field(0.97, description="least share of equal predictions of an int8 file")

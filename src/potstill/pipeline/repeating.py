@@ -11,7 +11,7 @@ from potstill.evaluation import EvaluationResult, Size
 from potstill.pipeline import proof
 from potstill.pipeline.build import IN_MEMORY, build_job
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.run import Run, write_documents
+from potstill.pipeline.running import Run, write_documents
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump, read
 

@@ -12,7 +12,7 @@ from torch import nn
 from potstill.core.errors import UsageError
 from potstill.objective import Objective
 from potstill.pipeline.build import IN_MEMORY, Given
-from potstill.pipeline.run import Run, run
+from potstill.pipeline.running import Run, run
 from potstill.recipe.problems import explain
 from potstill.recipe.schema import Recipe
 
@@ -97,5 +97,5 @@ def _recipe(sections: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(sections)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, place))}: {message}" for place, message in explain(error, sections)]
+        lines = [f"{'.'.join(map(str, place))}: {message}" for place, message in explain(error)]
         raise UsageError("distill() was called with settings that no recipe has:\n" + "\n".join(lines)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
                 stage_name(seed, kind),
                 key.students[seed, kind],
                 stage_folder(seed, kind),
-                lambda path, seed=seed, kind=kind: stages.train_student(
-                    job, path, accelerator, seed=seed, kind=kind, teacher=source
-                ),
+                partial(stages.train_student, job, accelerator=accelerator, seed=seed, kind=kind, teacher=source),
             )
         out = folder.path
         alone("predictions", key.predictions, lambda: proof.predict_test(job, teacher, out), result=out / "predictions.npz")
