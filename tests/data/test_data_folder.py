@@ -150,7 +150,12 @@ def test_other_files_are_counted_and_hidden_ones_are_not_seen(folder):
     (folder / "readme.md").write_text("x")
     (folder / ".DS_Store").write_text("x")
     (folder / ".cache").mkdir()
+    picture(folder / "dog" / ".thumbnails" / "0.png", 900)
+    picture(folder / "dog" / "puppies" / "0.PNG", 901)
     data = load(folder)
+    names = {name for split in data.splits.values() for name in split.names}
+    assert len(names) == 41
+    assert "dog/puppies/0.PNG" in names
     assert [(f.level, f.code, f.count) for f in data.findings] == [("info", "ignored-files", 2)]
     assert data.classes == ("cat", "dog")
 

@@ -12,6 +12,7 @@ from potstill.core.errors import DataError, PotstillError, UsageError
 from potstill.data import Samples, channel_statistics, check, load, make_samples
 from potstill.data.images import Decoded
 from potstill.data.samples import Rows
+from potstill.data.splits import split_rows
 
 
 def arrays(count=100, classes=4, seed=0):
@@ -62,6 +63,24 @@ def test_rare_classes_keep_a_sample_in_train_and_many_rare_classes_still_fill_th
     data = load((x, y))
     assert (np.bincount(data.train.targets, minlength=104) >= 1).all()
     assert (len(data.validation), len(data.test)) == (40, 81)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.4, 0.5), (0.5, 0.4), (0.0, 0.9), (0.9, 0.0)])
+def test_no_split_takes_the_last_sample_of_a_class_from_train(validation, test):
+    strata = np.repeat(np.arange(7), [1, 1, 2, 3, 5, 9, 40])
+    parts = split_rows(np.arange(61) * 3, strata, validation=validation, test=test, seed=0)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(61))
+    assert (np.bincount(strata[parts[0]], minlength=7) >= 1).all()
+    for rows, share in zip(parts[1:], (validation, test), strict=True):
+        assert abs(len(rows) - 61 * share) <= 3
+
+
+def test_changing_the_array_later_does_not_change_the_samples():
+    for x in (arrays()[0], np.arange(100 * 27, dtype=np.uint8).reshape(100, 3, 3, 3)):
+        data = load((x, np.arange(100) % 2))
+        kept = everything(data.train).copy()
+        x += 1
+        np.testing.assert_array_equal(everything(data.train), kept)
 
 
 def test_given_splits_keep_their_samples_and_get_ids_of_their_own():
@@ -195,6 +214,8 @@ def test_classes_by_name_by_position_and_by_order():
     np.testing.assert_array_equal(by_position.test.targets, by_position.test.ids % 3)
     by_value = load((x, y + 9), classes=["11", "9", "10"])
     np.testing.assert_array_equal(by_value.test.targets, np.array([1, 2, 0])[by_value.test.ids % 3])
+    swapped = load((x, y % 2), classes=["1", "0"])
+    np.testing.assert_array_equal(swapped.test.targets, 1 - swapped.test.ids % 3 % 2)
     renumbered = load((x, y + 9))
     assert renumbered.classes == ("9", "10", "11")
     assert codes(renumbered) == ["renumbered-classes"]

@@ -52,8 +52,10 @@ def test_value_statistics_equal_scikit_learn_on_the_drawn_rows(columns: int) -> 
 
 
 def test_r2_of_a_resample_with_one_target_value_is_zero_not_noise() -> None:
-    targets, values = np.array([1.0, 2.0, 3.1]), np.array([1.1, 2.0, 3.0])
-    assert intervals.r2_statistic(values, targets)(np.array([[3.0, 0, 0], [0, 3.0, 0]])).tolist() == [0.0, 1.0]
+    targets = np.random.default_rng(0).normal(10, 3, 50)
+    only_one_row = 50.0 * np.eye(50)
+    assert intervals.r2_statistic(targets + 0.1, targets)(only_one_row).tolist() == [0.0] * 50
+    assert intervals.r2_statistic(targets, targets)(only_one_row).tolist() == [1.0] * 50
 
 
 def test_draws_do_not_depend_on_memory_and_memory_is_bounded() -> None:

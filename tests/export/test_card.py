@@ -14,7 +14,7 @@ from potstill.export import write_card
 
 def scores(offset: float, metrics: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "metrics": {name: 0.5 + offset for name in metrics},
+        "metrics": dict.fromkeys(metrics, 0.5 + offset),
         "intervals": {name: [0.4 + offset, 0.6 + offset] for name in metrics},
         "per_seed": {name: [0.4 + offset, 0.6 + offset] for name in metrics},
         "parameters": 1_234_567,
@@ -38,13 +38,19 @@ def evaluation(task: str) -> dict[str, Any]:
 
 
 FILE = {
-    "file": "student.onnx", "format": "onnx", "bytes": 1_200_000, "max_abs_difference": 1e-5, "agreement": 1.0, "ok": True,
-    "latency_ms": {"1": {"p50_ms": 0.81}, "32": {"p50_ms": 28.6}},
+    "file": "student.onnx",
+    "format": "onnx",
+    "bytes": 1_200_000,
+    "max_abs_difference": 1e-5,
+    "agreement": 1.0,
+    "ok": True,
+    "latency_ms": {"1": {"p50": 0.81}, "32": {"p50": 28.6}},
 }
 
 
 def prepared(folder: Path, shape: list[int]) -> None:
-    student = {"model": "cnn", "classes": ["a: b", "|"], "input": {"dtype": "uint8", "shape": shape}, "recipe_hash": "abc"}
+    given = {"dtype": "uint8", "shape": shape}
+    student = {"model": "cnn", "classes": ["a: b", "|"], "input": given, "recipe_hash": "abc"}
     (folder / "student.json").write_text(json.dumps(student))
     refused = {**FILE, "file": "student-int8.onnx", "ok": False}
     (folder / "parity.json").write_text(json.dumps({"seed": 7, "files": [FILE, refused]}))
@@ -70,8 +76,10 @@ def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     assert results["accuracy"].dataset_split == "test"
     assert results["accuracy"].task_type == "image-classification"
     assert "secret" not in path.read_text().split("---")[1]
-    for text in ("It helped: by a lot.", "- Second.", "0.6 (0.5 to 0.7)", "seed 7", "student.onnx", "0.81 ms", "28.6 ms",
-                 "(batch, 3, 32, 32)", '{"input": inputs}', 'load_student(".")', "train: /home"):
+    for text in (
+        "It helped: by a lot.", "- Second.", "0.6 (0.5 to 0.7)", "seed 7", "student.onnx", "0.81 ms", "28.6 ms",
+        "(batch, 3, 32, 32)", '{"input": inputs}', 'load_student(".")', "train: /home",
+    ):
         assert text in card.text, text
     assert "student-int8" not in card.text
 

@@ -51,6 +51,7 @@ def test_durations_are_words(value: float | None, text: str) -> None:
 
 def test_sizes_are_millions_of_bytes() -> None:
     assert numbers.megabytes(331_204) == f"0.331{THIN}MB"
+    assert numbers.megabytes(13_400) == f"13.4{THIN}kB"
     assert numbers.megabytes(None) == "\u2013"
 
 

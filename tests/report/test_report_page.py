@@ -22,6 +22,7 @@ from potstill.report.charts import round_steps, score_rows
 from potstill.report.figures import draw
 from potstill.report.files import read_run
 from potstill.report.headline import budget_rows, good_files, key_numbers
+from potstill.report.labels import place
 from potstill.report.learning import close_up, curve
 from potstill.report.pictures import data_uri
 from potstill.report.run_facts import file_rows
@@ -133,11 +134,12 @@ def test_the_budget_is_judged_in_words(page: Page) -> None:
     rows = {row.name: row for row in budget_rows(read_run(page("images").parent))}
     assert {name: row.met for name, row in rows.items()} == {
         "Training of one student": True,  # 101 s of 2 min
-        "Size of student.onnx": False, "Size of student-int8.onnx": True,
+        "Size of student.onnx": False, "Size of student-int8.onnx": False,
         "One sample with student.onnx": True, "One sample with student-int8.onnx": True,
     }
     assert "over the limit" in read(page("images")).text
-    assert rows["Size of student.onnx"].allowed == "0.25\u202fMB"
+    assert {row.met for row in budget_rows(read_run(page("values").parent))} == {True}
+    assert rows["Size of student.onnx"].allowed == "0.1\u202fMB"
 
 
 def test_a_refused_file_is_said_to_be_refused_and_never_counted(
@@ -192,6 +194,9 @@ def test_every_chart_has_a_text_alternative_and_uses_the_pages_colours(page: Pag
         assert "var(--" in chart
         assert not re.search(r'(?:fill|stroke)="(?:#|rgb|black|white|blue)', chart)
         assert 'width="' not in chart.split(">")[0]
+        used, made = re.findall(r"url\(#([^)]+)\)", chart), re.findall(r'\bid="([^"]+)"', chart)
+        assert set(used) <= set(made)
+    assert len(re.findall(r"url\(#", html)) > 4
 
 
 def test_the_pictures_are_those_of_the_run_in_order(page: Page) -> None:
@@ -270,6 +275,17 @@ def test_the_close_up_starts_after_the_first_fifth() -> None:
 def test_round_steps_of_a_logarithmic_axis() -> None:
     assert round_steps(0.15, 7) == pytest.approx([0.2, 0.5, 1, 2, 5])
     assert round_steps(0.001, 200) == pytest.approx([0.001, 0.01, 0.1, 1, 10, 100])
+
+
+def test_labels_of_near_points_keep_apart_and_stand_at_the_outer_point() -> None:
+    points = [(20.0, 100.0), (40.0, 102.0), (30.0, 104.0), (30.0, 230.0), (300.0, 5.0)]
+    places = place(points, width=330, height=240)
+    assert [spot.beside for spot in places] == [1, 1, 1, 1, 4]
+    assert [spot.right for spot in places] == [True, True, True, True, False]
+    assert [spot.y for spot in places] == pytest.approx([87, 102, 117, 230, 5])
+    bottom = place([(10.0, 236.0), (12.0, 238.0)], width=330, height=240)
+    assert bottom[1].y - bottom[0].y == pytest.approx(15)
+    assert bottom[1].y <= 240
 
 
 def test_long_and_equal_class_names_stay_different() -> None:

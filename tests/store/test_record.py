@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,16 +180,15 @@ def test_the_journal_may_end_at_any_byte(work: Any) -> None:
     journal = (work.folder / "blocks.jsonl").read_bytes()
     lines = len(journal.splitlines())
     assert lines == 8
-    for length in range(0, len(journal) + 1, 11):
+    ends = [place for place, byte in enumerate(journal) if byte == ord("\n")]
+    for length in sorted({*range(0, len(journal), 83), ends[2] - 1, ends[2], ends[2] + 1, ends[7], len(journal)}):
         (work.folder / "blocks.jsonl").write_bytes(journal[:length])
         work.asked.clear()
         check_all(work.record(), work.ids, 3)
         whole = journal[:length].count(b"\n")
         if whole < lines and journal[length:].startswith(b"\n"):
             whole += 1
-        assert len(work.asked) == sum(
-            len(batch.ids) for batch in work.batches(whole * 8) if whole < lines
-        )
+        assert len(work.asked) == sum(len(batch) for batch in work.batches(whole * 8) if whole < lines)
         assert (work.folder / "blocks.jsonl").read_bytes() == journal
         (work.folder / "manifest.json").rename(work.folder / "manifest.partial.json")
 
@@ -340,6 +341,14 @@ def test_a_disk_that_is_full_from_the_start(work: Any, monkeypatch: pytest.Monke
             work.record()
     assert work.asked == []
     check_all(work.record(), work.ids, 3)
+
+
+def test_too_little_room_is_told_first(work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=work.manifest.num_bytes))
+    with pytest.raises(PotstillError, match=r"The disk is full: the store .* needs"):
+        work.record()
+    assert work.asked == []
+    assert work.contents() == {}
 
 
 def test_a_disk_that_becomes_full_keeps_finished_blocks(work: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,13 +31,13 @@ def worker_module(toys: ModuleType) -> ModuleType:
 def launched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """With three processes, the last batch of two samples is smaller than their number."""
     folder = tmp_path_factory.mktemp("launched")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(request.param)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.param}"]
     done = subprocess.run(
-        [*command, "--master-port", "0", str(WORKER), "processes", str(folder)],
+        [*command, str(WORKER), "processes", str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

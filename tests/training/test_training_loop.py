@@ -85,9 +85,8 @@ def test_history_numbers_are_means_over_the_epoch(toys: ModuleType, tmp_path: Pa
     with torch.no_grad():
         logits = student(inputs)
         hard = 0.3 * F.cross_entropy(logits, targets)
-        soft = 0.7 * 4 * F.kl_div(
-            F.log_softmax(logits / 2, 1), F.log_softmax(signals["logits"] / 2, 1), reduction="batchmean", log_target=True
-        )
+        ours, theirs = (F.log_softmax(values / 2, 1) for values in (logits, signals["logits"]))
+        soft = 0.7 * 4 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     teacher = toys.FormulaTeacher()
     run(
         toys, tmp_path, student, objective=toys.objective(), teacher=teacher, taps={"hidden": "hidden"},
@@ -99,7 +98,7 @@ def test_history_numbers_are_means_over_the_epoch(toys: ModuleType, tmp_path: Pa
     assert row["train_loss"] == pytest.approx(sum(row["parts"].values()), rel=1e-6)
     assert len(row["parts"]) == 3
     assert row["validation_metric"] == pytest.approx(accuracy(student, data.validation))
-    outputs = student(data.validation.fetch(np.arange(12)))
+    outputs = student(data.validation.fetch(np.arange(12))).detach()
     expected = F.cross_entropy(outputs, torch.tensor(data.validation.targets))
     assert row["validation_loss"] == pytest.approx(float(expected), rel=1e-5)
 
@@ -130,17 +129,6 @@ def test_single_column_regression_trains(toys: ModuleType, tmp_path: Path) -> No
 def test_r2_of_a_constant_column() -> None:
     assert r2(np.zeros(1), np.ones(5)) == 1.0
     assert r2(np.ones(1), np.ones(5)) == 0.0
-
-
-def test_patience_counts_epochs_since_the_best(
-    toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([(0.9, 0.5), (0.8, 0.5), (0.8, 0.7), (0.9, 0.7), (0.8, 0.7), (0.1, 0.7), (0.1, 0.6), (0.1, 0.9)])
-    monkeypatch.setattr(loop, "validate", lambda *_a, **_k: Validation(*next(scores)))
-    _, result = run(toys, tmp_path, epochs=20, patience=3)
-    # Ties go to the lower validation loss: epoch 5, then 6, then nothing better than (0.1, 0.7) until epoch 8.
-    assert (result.best_epoch, result.best_validation) == (8, 0.9) if result.stopped == "finished" else True
-    assert result.best_epoch in (6, 8)
 
 
 def test_patience_stops(toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

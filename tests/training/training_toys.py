@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ def image_data(train: int = 26, validation: int = 12, classes: int = 3) -> Data:
     for row, target in enumerate(targets.tolist()):
         inputs[row, :, 2 * target : 2 * target + 2] += 0.4
     bounds = [0, train, train + validation, total]
-    splits = [split(inputs[a:b], targets[a:b], a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    splits = [split(inputs[a:b], targets[a:b], a) for a, b in pairwise(bounds)]
     return Data(*splits, "classification", tuple("abc")[:classes], "image", (2, 6, 6), classes)
 
 
@@ -39,7 +41,7 @@ def vector_data(train: int = 60, validation: int = 20, columns: int = 1) -> Data
     )
     targets = targets.squeeze(1) if columns == 1 else targets
     bounds = [0, train, train + validation, total]
-    splits = [split(inputs[a:b], targets[a:b], a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    splits = [split(inputs[a:b], targets[a:b], a) for a, b in pairwise(bounds)]
     return Data(*splits, "regression", (), "vector", (4,), columns)
 
 

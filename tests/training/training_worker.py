@@ -24,11 +24,11 @@ PROCESS_VARIANTS = {
 KILL_VARIANTS = {
     "sgd": (
         {"norm": "batch", "dropout": 0.3},
-        {"optimizer": "sgd", "learning_rate": 0.05, "ema": 0.9, "epochs": 8, "batch_size": 5, "accumulate": 2},
+        {"optimizer": "sgd", "learning_rate": 0.05, "ema": 0.9, "epochs": 6, "batch_size": 5, "accumulate": 2},
     ),
     "adamw": (
         {"norm": "group", "dropout": 0.3},
-        {"optimizer": "adamw", "gradient_clip": 0.5, "epochs": 8, "batch_size": 5, "schedule": "one_cycle", "patience": 8},
+        {"optimizer": "adamw", "gradient_clip": 0.5, "epochs": 6, "batch_size": 5, "schedule": "one_cycle"},
     ),
 }
 
@@ -123,7 +123,7 @@ def kill(folder: Path) -> None:
                 break
         else:
             assert status_of(child(lambda v=variant, n=name: run(v, folder / n / "random"))) == 0
-        for event in range(3, 50, 9):
+        for event in range(3, 40, 9):
             where = folder / name / f"event-{event}"
             code = status_of(child(lambda v=variant, e=event, w=where: die_at(e, lambda: run(v, w))))
             log.append(f"{name} event {code}")

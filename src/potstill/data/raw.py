@@ -107,17 +107,15 @@ def stored_array(inputs: Array) -> tuple[Stored, dict[int, str]]:
         inputs = inputs[:, None]
     if inputs.ndim == 4 and inputs.shape[1] not in (1, 3, 4) and inputs.shape[3] in (1, 3, 4):
         inputs = inputs.transpose(0, 3, 1, 2)
-    if inputs.dtype != np.uint8 or inputs.ndim != 4:
-        with np.errstate(over="ignore"):
-            inputs = inputs.astype(np.float32)
-    inputs = np.ascontiguousarray(inputs)
+    pixels = inputs.dtype == np.uint8 and inputs.ndim == 4
+    with np.errstate(over="ignore"):
+        # Always a copy, so that neither a read-only array nor a later change of the caller's reaches the samples.
+        inputs = inputs.astype(np.uint8 if pixels else np.float32, order="C", copy=True)
     bad: dict[int, str] = {}
     if inputs.dtype == np.float32:
         finite = np.isfinite(inputs).all(axis=tuple(range(1, inputs.ndim)))
         bad = dict.fromkeys((int(row) for row in np.flatnonzero(~finite)), "inputs hold NaN or infinite values")
-    # A copy, so that neither a read-only file nor a later change of the caller's array reaches the samples.
-    tensor = torch.from_numpy(inputs.copy())
-    return Stored(Rows(tensor), digest_rows(inputs), tuple(inputs.shape[1:])), bad
+    return Stored(Rows(torch.from_numpy(inputs)), digest_rows(inputs), tuple(inputs.shape[1:])), bad
 
 
 def missing(labels: Array) -> dict[int, str]:

@@ -26,7 +26,7 @@ from potstill.pipeline.processes import on_main, start
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump
-from potstill.teachers import Teacher
+from potstill.teachers import LiveTeacher, Teacher
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
         source: Teacher | None = teacher if job.objective.needs_teacher else None
         if source is not None and not job.recipe.teacher.live:
             store = stages.store_folder(job, key, folder.path)
-            alone("store", key.store, lambda: stages.record_teacher(job, teacher, store), result=store / "manifest.json")
+            on_main(accelerator, lambda: _record(job, folder, key.store, teacher, store))
             source = stages.stored_teacher(job, teacher, store)
         for seed, kind in student_runs(job):
             together(
@@ -193,6 +193,15 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
         alone("evaluation", key.evaluation, lambda: proof.evaluate_models(job, out), result=out / "evaluation.json")
         teacher.verify_unchanged()
     return on_main(accelerator, lambda: proof.refused_exports(folder.path))
+
+
+def _record(job: Job, folder: RunFolder, key: str, teacher: LiveTeacher, store: Path) -> None:
+    """Record the teacher, or check and if need be repair a recording that is there already."""
+    reused = (store / "manifest.json").is_file()
+    with folder.stage("store", key):
+        stages.record_teacher(job, teacher, store)
+    if reused:
+        folder.reuse("store")
 
 
 def write_documents(folder: Path) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from potstill.report.figures import DASHES, INK, LINE, PAGE, SOFT, Chart, altair, rows, series
+from potstill.report.labels import place
 from potstill.report.numbers import MODELS
 
+PLOT_WIDTH, PLOT_HEIGHT = 330.0, 240.0  # pixels of a scatter's inside, between the wide and the narrow drawing
+MOVED = 12.0  # pixels: a label further than this from its point gets a line to it
 Records = list[dict[str, Any]]
 HALO = {"stroke": PAGE, "strokeWidth": 4, "strokeJoin": "round"}  # keeps a label readable where it crosses a line
 
@@ -87,34 +90,52 @@ def cost_scatter(records: Records, *, kind: str, cost_title: str, score_title: s
         domain = [min(costs) / 1.6, max(costs) * 1.9]
         scale = alt.Scale(type="log", domain=domain, nice=False)
         axis = alt.Axis(values=round_steps(*domain), format="~g", grid=False)
-        middle = math.sqrt(domain[0] * domain[1])
     else:
         domain = [0, max(costs) * 1.25]
-        scale, axis, middle = alt.Scale(domain=domain, nice=False), alt.Axis(tickCount=4, grid=False), domain[1] / 2
-    x = alt.X("cost:Q", title=cost_title, scale=scale, axis=axis)
-    y = alt.Y("value:Q", title=score_title, scale=alt.Scale(zero=False, padding=16),
-              axis=alt.Axis(format=axis_format(kind), tickCount=5))
-    title = alt.Y("low:Q", title=score_title)
+        scale, axis = alt.Scale(domain=domain, nice=False), alt.Axis(tickCount=4, grid=False)
+    ends = [r[key] for r in records for key in ("value", "low", "high") if r[key] is not None]
+    margin = 0.08 * ((max(ends) - min(ends)) or abs(max(ends)) or 1.0)
+    low, high = min(ends) - margin, max(ends) + margin
+
+    def upright(field: str) -> Any:
+        return alt.Y(field, title=score_title, scale=alt.Scale(domain=[low, high], nice=False, zero=False),
+                     axis=alt.Axis(format=axis_format(kind), tickCount=5))
+
+    def along(field: str) -> Any:
+        return alt.X(field, title=cost_title, scale=scale, axis=axis)
+
+    x, y = along("cost:Q"), upright("value:Q")
+
+    def across(cost: float) -> float:
+        share = math.log(cost / domain[0]) / math.log(domain[1] / domain[0]) if wide_range else cost / domain[1]
+        return share * PLOT_WIDTH
+
+    spots = [(across(r["cost"]), (high - r["value"]) / (high - low) * PLOT_HEIGHT) for r in records]
+    places = place(spots, width=PLOT_WIDTH, height=PLOT_HEIGHT)
+    placed = []
+    for record, spot, own in zip(records, places, spots, strict=True):
+        outer = spots[spot.beside]
+        placed.append({
+            **record, "at": records[spot.beside]["cost"], "right": spot.right,
+            "height": high - spot.y / PLOT_HEIGHT * (high - low),
+            "moved": math.hypot(spot.y - own[1], outer[0] - own[0]) > MOVED,
+        })
     colour = series()["color"]
-    label = {"x": x, "y": y, "text": "label:N", "color": colour}
 
-    def some(keep: list[bool]) -> Chart:
-        return alt.Chart(rows([record for record, kept in zip(records, keep, strict=True) if kept]))
+    def some(keep: str, value: bool) -> Chart:
+        return alt.Chart(rows([record for record in placed if record[keep] == value]))
 
-    left = [r["cost"] <= middle for r in records]
     layers = [
-        some([r["low"] is not None for r in records]).mark_rule(strokeWidth=1.5, opacity=0.7).encode(
-            x=x, y=title, y2="high:Q", color=colour),
-        some([not r["file"] for r in records]).mark_point(filled=True, size=100, opacity=1).encode(
-            x=x, y=y, **series()),
-        some([r["file"] for r in records]).mark_point(filled=False, size=210, strokeWidth=1.8, opacity=1).encode(
-            x=x, y=y, **series()),
+        alt.Chart(rows([r for r in placed if r["low"] is not None])).mark_rule(strokeWidth=1.5, opacity=0.7).encode(
+            x=x, y=upright("low:Q"), y2="high:Q", color=colour),
+        some("moved", True).mark_rule(strokeWidth=1, opacity=0.6).encode(
+            x=x, y=y, x2="at:Q", y2="height:Q", color=colour),
+        some("file", False).mark_point(filled=True, size=100, opacity=1).encode(x=x, y=y, **series()),
+        some("file", True).mark_point(filled=False, size=210, strokeWidth=1.8, opacity=1).encode(x=x, y=y, **series()),
         *(
-            some([
-                record["file"] == file and is_left == (align == "left")
-                for record, is_left in zip(records, left, strict=True)
-            ]).mark_text(align=align, dx=dx, dy=18 if file else 1, **HALO).encode(**label)
-            for file in (True, False) for align, dx in (("left", 11), ("right", -11))
+            some("right", right).mark_text(align=align, dx=dx, dy=1, **HALO).encode(
+                x=along("at:Q"), y=upright("height:Q"), text="label:N", color=colour)
+            for right, align, dx in ((True, "left", 14), (False, "right", -14))
         ),
     ]
     if limit:

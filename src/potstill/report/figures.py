@@ -111,6 +111,6 @@ def _inline(svg: str, prefix: str, alternative: str) -> str:
         ids.setdefault(found, f"{prefix}-{len(ids)}")
     body = svg[match.end():]
     for old, new in ids.items():
-        body = body.replace("zzz", f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
+        body = body.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     empty = r'<path class="(?:background|foreground)" aria-hidden="true" d="(?:M0,0h0v0h0Z)?"[^>]*/>'
     return opening + re.sub(empty, "", body)

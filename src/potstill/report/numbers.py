@@ -115,8 +115,11 @@ def count(value: float | None) -> str:
 
 
 def megabytes(num_bytes: float | None) -> str:
-    """Return a size in megabytes (10⁶ bytes): ``0.29 MB``."""
-    return DASH if num_bytes is None else f"{significant(num_bytes / 1e6)}{THIN}MB"
+    """Return a size in megabytes (10⁶ bytes), a small one in kilobytes: ``0.29 MB``, ``13.4 kB``."""
+    if num_bytes is None:
+        return DASH
+    small = num_bytes < 1e5
+    return f"{significant(num_bytes / (1e3 if small else 1e6))}{THIN}{'kB' if small else 'MB'}"
 
 
 def milliseconds(value: float | None) -> str:

@@ -154,7 +154,7 @@ def facts(files: RunFiles) -> list[tuple[str, str]]:
     machine = run.get("machine") or {}
     parts = [
         {"cpu": str(machine[name]), "device": f"device {machine[name]}"}.get(name, f"{machine[name]} {name}")
-        for name in ("cpu", "cores", "threads", "device") if machine.get(name)
+        for name in ("cpu", "cores", "threads", "device") if machine.get(name) not in (None, "", "cpu")
     ]
     versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
     found = [

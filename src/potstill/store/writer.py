@@ -32,6 +32,7 @@ from potstill.store.size import check_room
 _LOCK = ".lock"
 _WRITER = ".writer.json"
 _LARGEST_FLOAT16 = 65504.0
+_ROOM_FOR_SMALL_FILES = 2**16
 
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
@@ -135,7 +136,7 @@ def _prepare(folder: Path, wanted: Manifest, ids: np.ndarray[Any, Any]) -> tuple
             left_over.unlink()
     present = next((path for path in (final, unfinished) if path.is_file()), None)
     if present is None:
-        check_room(folder, wanted.num_bytes)
+        check_room(folder, wanted.num_bytes + ids.nbytes + _ROOM_FOR_SMALL_FILES)
         (folder / layout.JOURNAL).unlink(missing_ok=True)
         write_json(unfinished, to_json(wanted))
         manifest = wanted

@@ -66,6 +66,7 @@ def estimate(
         PotstillError: as `train` does before its first step.
 
     """
+    given = accelerator
     accelerator = accelerator or make_accelerator(device)
     task = Task(
         data=data,
@@ -105,4 +106,6 @@ def estimate(
                 seconds.append(time.monotonic() - began)
                 began = time.monotonic()
             epoch += 1
+    if given is not None:
+        given.free_memory()
     return float(median(seconds[1:]))

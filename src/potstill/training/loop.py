@@ -135,6 +135,7 @@ def train(
         TrainingError: the loss or a gradient became NaN or infinite; names step, epoch, term and last checkpoint.
 
     """
+    given = accelerator
     accelerator = accelerator or make_accelerator(device)
     folder = Path(folder)
     task = Task(
@@ -157,6 +158,9 @@ def train(
         )
     found = checkpoint.load(folder / "checkpoint", described)
     with ExitStack() as stack:
+        if given is not None:
+            # It outlives this training and would keep everything that it prepared.
+            stack.callback(given.free_memory)
         stack.enter_context(torch.random.fork_rng(devices=_cuda(accelerator.device)))
         machine, switch = stack.enter_context(machine_for(student, task, accelerator))
         per_epoch = num_batches(len(data.train), settings.batch_size)

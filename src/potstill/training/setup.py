@@ -130,7 +130,6 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
             student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         student.to(home)
         student.zero_grad(set_to_none=True)
-        accelerator.free_memory()
 
 
 def leave_to_device(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _mlflow(folder: Path, label: str, settings: Mapping[str, Any]) -> Tracker:
 
 def _wandb(folder: Path, label: str, settings: Mapping[str, Any]) -> Tracker:
     wandb = require("wandb", feature="training.track: wandb", extra="track")
-    identity = _identity(folder, "wandb") or wandb.util.generate_id()
+    identity = _identity(folder, "wandb") or secrets.token_hex(4)
     run = wandb.init(
         project=PROJECT,
         name=label,
