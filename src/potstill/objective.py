@@ -5,11 +5,8 @@ Shape legend: b samples, c classes or outputs, d features, t positions, h and w 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from torch.nn import functional as F
 
 from potstill import losses
 from potstill.core.errors import DataError, PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.functions import find_function
 from potstill.core.random import seed_of
 from potstill.core.signals import Batch, Signals
 
@@ -383,48 +381,15 @@ def find_loss(name: str, base: Path = Path()) -> Callable[..., Tensor]:
         UsageError: nothing of that name exists, or it is not a function.
 
     """
-    where, separator, function = name.rpartition(":")
-    if not separator:
+    if ":" not in name:
         if name not in losses.__all__:
             raise UsageError(
                 f"Unknown loss {name!r}.{did_you_mean(name, losses.__all__)} "
                 "A function of your own is written 'file.py:name'."
             )
-        return _function(getattr(losses, name))
-    module = _load_file(base / where, name) if where.endswith(".py") else _load_module(where, name)
-    found = getattr(module, function, None)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise UsageError(f"{name!r}: {where} has no function {function!r}.{did_you_mean(function, functions)}")
-    return _function(found)
-
-
-def _function(found: Any) -> Callable[..., Tensor]:
-    loss: Callable[..., Tensor] = found
-    return loss
-
-
-def _load_file(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{name!r}: there is no file {path.resolve()}. The path is relative to the recipe's folder.")
-    module_name = f"potstill_user_{zlib.crc32(str(path.resolve()).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{name!r}: {path} cannot be read as Python.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{name!r}: reading {path} failed: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _load_module(where: str, name: str) -> Any:
-    try:
-        return importlib.import_module(where)
-    except Exception as error:
-        raise UsageError(f"{name!r}: importing {where} failed: {type(error).__name__}: {error}") from error
+        found: Callable[..., Tensor] = getattr(losses, name)
+        return found
+    return find_function(name, base=base)
 
 
 def _parameters(loss: Callable[..., Tensor], label: str, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -375,7 +375,7 @@ def test_data_functions(tmp_path, monkeypatch):
     (tmp_path / "potstill_toy_package.py").write_text(SOURCE)
     assert len(load("potstill_toy_package:squares", base=tmp_path).test) == 40
     for name, kind, text in [
-        ("toys.py:broken", DataError, r"toys.py:broken\(\) failed: ZeroDivisionError: .*\[toys.py, line 9\]"),
+        ("toys.py:broken", DataError, r"toys.py:broken\(\) failed: ZeroDivisionError: .*\[line 9\]"),
         ("toys.py:square", UsageError, "Did you mean 'squares'"),
         ("toy.py:squares", UsageError, "does not exist"),
         ("no_such_package_at_all:squares", UsageError, "Importing 'no_such_package_at_all' failed: ModuleNotFound"),

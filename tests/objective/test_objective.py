@@ -344,7 +344,7 @@ def test_losses_of_the_user(tmp_path):
     assert margin(torch.ones(2, 3), None, width=2.0).tolist() == [6.0, 6.0]
     with pytest.raises(UsageError, match="Did you mean 'margin'"):
         find_loss("mine.py:margn", tmp_path)
-    with pytest.raises(UsageError, match="there is no file"):
+    with pytest.raises(UsageError, match="does not exist"):
         find_loss("absent.py:margin", tmp_path)
     (tmp_path / "broken.py").write_text("import no_such_package_at_all")
     with pytest.raises(UsageError, match="ModuleNotFoundError"):

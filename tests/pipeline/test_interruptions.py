@@ -68,7 +68,7 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
     recipe.write_text(quick)
     one = run(loads(quick), out=tmp_path / "one" / "run")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, *potstill_command("run", recipe, "--out", tmp_path / "two" / "run", "--quiet")[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

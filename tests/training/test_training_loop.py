@@ -167,14 +167,28 @@ def test_time_limit_stops_in_the_middle_and_anneals(toys: ModuleType, tmp_path: 
     assert history[-1]["learning_rate"] < 0.05
 
 
-def test_moving_average_is_what_is_validated_and_kept(toys: ModuleType, tmp_path: Path) -> None:
-    plain, _ = run(toys, tmp_path / "plain", toys.net(norm="group"), epochs=1)
-    averaged, result = run(toys, tmp_path / "ema", toys.net(norm="group"), epochs=1, ema=0.5)
-    start = dict(toys.net(norm="group").named_parameters())
-    for name, value in averaged.named_parameters():
-        moved = (value - start[name]).norm()
-        assert 0 < moved < (dict(plain.named_parameters())[name] - start[name]).norm() * 1.001
-    assert accuracy(averaged, toys.image_data().validation) == pytest.approx(result.best_validation)
+def test_moving_average_is_what_is_validated_and_kept(
+    toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An average kept in NumPy, of the weights that the loop shows after each step."""
+    expected = [p.detach().double().numpy().copy() for p in toys.net(norm="group").parameters()]
+    last: list[np.ndarray] = []
+    original = loop.update_average
+
+    def watch(average: list[Tensor], weights: list[Tensor], decay: float, step: int) -> None:
+        last[:] = [w.detach().double().numpy().copy() for w in weights]
+        kept = min(0.5, (1 + step) / (10 + step))
+        for index, weight in enumerate(last):
+            expected[index] = kept * expected[index] + (1 - kept) * weight
+        original(average, weights, decay, step)
+
+    monkeypatch.setattr(loop, "update_average", watch)
+    student, result = run(toys, tmp_path, toys.net(norm="group"), epochs=1, ema=0.5)
+    assert len(expected) == 8
+    for found, wanted, raw in zip(student.parameters(), expected, last, strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-4, atol=1e-6)
+        assert not np.allclose(found.detach().numpy(), raw, rtol=1e-4, atol=1e-6)
+    assert accuracy(student, toys.image_data().validation) == pytest.approx(result.best_validation)
 
 
 def test_a_finished_training_returns_at_once(toys: ModuleType, tmp_path: Path) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib import import_module, util
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from torch import nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.functions import find_function
 from potstill.models import zoo
 
 ModelFunction = Callable[..., nn.Module]
@@ -44,71 +39,4 @@ def find_model(model: str, *, base: Path = Path()) -> ModelFunction:
             )
         function: ModelFunction = getattr(zoo, model)
         return function
-    place, _, name = model.rpartition(":")
-    if not place or not name:
-        raise UsageError(f"'{model}' is not a model: expected 'file.py:name' or 'package.module:name'.")
-    module = _import_file(Path(base) / Path(place).expanduser(), model) if place.endswith(".py") else None
-    found: Any = module if module is not None else _import_package(place, model, Path(base))
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = [known for known, value in vars(found).items() if callable(value) and not known.startswith("_")]
-            raise UsageError(f"'{place}' has no '{part}' (asked for by '{model}').{did_you_mean(part, known)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(f"'{model}' is {type(found).__name__}; expected a function or class that returns a model.")
-    return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _search_path(folder: Path) -> Iterator[None]:
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(entry)
-
-
-def _import_file(path: Path, asked: str) -> ModuleType:
-    path = path.resolve()
-    if not path.is_file():
-        raise UsageError(f"'{asked}' names the file {path}, which does not exist.")
-    stat = path.stat()
-    stamp = (stat.st_mtime_ns, stat.st_size)
-    # Registered under a name of its own, so that classes of the file can be pickled and cannot hide a package.
-    name = f"potstill_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__potstill_stamp__", None) == stamp:
-        return known
-    spec = util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"'{asked}': {path} cannot be imported as a Python file.")
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _search_path(path.parent):
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UsageError(f"Importing {path} failed: {cause(error, path)} (asked for by '{asked}').") from error
-    module.__dict__["__potstill_stamp__"] = stamp
-    return module
-
-
-def _import_package(place: str, asked: str, base: Path) -> ModuleType:
-    try:
-        with _search_path(base):
-            return import_module(place)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"Importing '{place}' failed: {cause(error)} (asked for by '{asked}').") from error
-
-
-def cause(error: BaseException, path: Path | None = None) -> str:
-    """Return an error's kind and text, with the line of ``path`` that it came from."""
-    line, trace = getattr(error, "lineno", None), error.__traceback__
-    while path is not None and trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" [line {line}]" if path is not None and line else "")
+    return find_function(model, base=base)

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, UsageError
+from potstill.core.functions import cause
 from potstill.core.files import atomic_path
-from potstill.models.find import ModelFunction, cause, find_model
+from potstill.models.find import ModelFunction, find_model
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.")

@@ -104,12 +104,12 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
             learner.train()
             deferred = device.type == "cuda" and bool(optimiser.defaults.get("fused"))
             prepared = accelerator.prepare_model(learner)
-            wrapped = accelerator.prepare_optimizer(optimiser)
             machine = Machine(
                 accelerator=accelerator,
                 learner=learner,
                 model=prepared,
-                optimiser=wrapped,
+                # Accelerate's wrapper adds a search for installed packages to every step, and nothing that is used.
+                optimiser=optimiser,
                 parameters=tuple(p for p in learner.parameters() if p.requires_grad),
                 objective=objective,
                 teacher=task.teacher,
@@ -134,9 +134,9 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
 
 def leave_to_device(machine: Machine) -> None:
     """Let the fused optimiser skip its update where ``machine.bad`` is 1: the way torch's GradScaler talks to it."""
-    inner = machine.optimiser.optimizer
-    inner.grad_scale = None
-    inner.found_inf = machine.bad
+    optimiser: Any = machine.optimiser
+    optimiser.grad_scale = None
+    optimiser.found_inf = machine.bad
 
 
 def build_adapters(learner: Learner, objective: Objective, task: Task) -> nn.ModuleDict:

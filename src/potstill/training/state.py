@@ -83,7 +83,7 @@ def save(run: Run, state: State) -> None:
         tensors = {
             **checkpoint.with_prefix("student", checkpoint.tensors_of(machine.learner.student)),
             **checkpoint.with_prefix("adapters", checkpoint.tensors_of(machine.learner.adapters)),
-            **checkpoint.with_prefix("optimiser", optimiser_tensors(machine.optimiser.optimizer)),
+            **checkpoint.with_prefix("optimiser", optimiser_tensors(machine.optimiser)),
             **checkpoint.with_prefix("average", {str(i): tensor for i, tensor in enumerate(state.average)}),
             **checkpoint.with_prefix("epoch", {"sums": totals, "norms": state.norms}),
         }
@@ -110,7 +110,7 @@ def resume(machine: Machine, state: State, found: Checkpoint) -> None:
         return
     checkpoint.put_back(machine.learner.student, checkpoint.without_prefix("student", found.tensors))
     checkpoint.put_back(machine.learner.adapters, checkpoint.without_prefix("adapters", found.tensors))
-    restore_optimiser(machine.optimiser.optimizer, checkpoint.without_prefix("optimiser", found.tensors))
+    restore_optimiser(machine.optimiser, checkpoint.without_prefix("optimiser", found.tensors))
     for index, tensor in enumerate(state.average):
         tensor.copy_(found.tensors[f"average/{index}"])
     state.norms.copy_(found.tensors["epoch/norms"])

@@ -73,7 +73,7 @@ class Machine:
     accelerator: Accelerator
     learner: Learner
     model: nn.Module
-    optimiser: Any
+    optimiser: torch.optim.Optimizer
     parameters: tuple[nn.Parameter, ...]
     objective: Objective
     teacher: Teacher | None
