@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -57,6 +58,9 @@ def processes(folder: Path) -> None:
     for name, variant in PROCESS_VARIANTS.items():
         student, result = run(variant, folder / name)
         torch.save({"state": student.state_dict(), "result": repr(result)}, folder / f"{name}-{rank}.pt")
+    # Wrappers of the models hold the group in reference cycles: gone first, and nobody leaves while others still talk.
+    gc.collect()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
