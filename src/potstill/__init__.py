@@ -73,7 +73,7 @@ _HOMES = {
     "zoo": "models.zoo:",
 }
 __version__ = "0.1.0"
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  (a lazy module lists its names)
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,9 +42,7 @@ def test_run_reads_the_recipe_and_names_the_folder_after_it(fake: Any, recipe: P
     assert asked["command"].startswith("potstill ")
 
 
-def test_run_takes_paths_from_the_folder_of_the_recipe(
-    fake: Any, recipe: Path, invoke: Invoke, tmp_path: Path
-) -> None:
+def test_run_takes_paths_from_the_folder_of_the_recipe(fake: Any, recipe: Path, invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     recipe.rename(tmp_path / "deep" / "mine.yaml")
     assert invoke("run", "deep/mine.yaml", "--out", "elsewhere").exit_code == 0
@@ -128,9 +126,7 @@ def test_mistakes_are_one_message_without_a_traceback(
     assert result.stderr == "error: It broke.\n"
 
 
-def test_debug_shows_the_traceback(
-    fake: Any, recipe: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_debug_shows_the_traceback(fake: Any, recipe: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.error = PotstillError("It broke.")
     monkeypatch.setenv("POTSTILL_DEBUG", "1")
     result = invoke("run", str(recipe))

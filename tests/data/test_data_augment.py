@@ -223,7 +223,14 @@ def test_cutmix_targets_say_how_many_pixels_are_whose():
     pixels, partners = torch.zeros(200, 1, 20, 20), torch.ones(200, 1, 20, 20)
     targets, other = torch.zeros(200, dtype=torch.int64), torch.ones(200, dtype=torch.int64)
     mixed, soft = mix(
-        pixels, targets, partners, other, np.arange(200), np.zeros(200), settings=Settings(cutmix=1.0), seed=0,
+        pixels,
+        targets,
+        partners,
+        other,
+        np.arange(200),
+        np.zeros(200),
+        settings=Settings(cutmix=1.0),
+        seed=0,
         num_classes=3,
     )
     np.testing.assert_allclose(soft[:, 1], mixed.mean(dim=(1, 2, 3)), atol=1e-6)
@@ -236,14 +243,28 @@ def test_cutmix_targets_say_how_many_pixels_are_whose():
 def test_regression_targets_are_mixed_as_numbers():
     values, other = torch.zeros(8), torch.ones(8)
     mixed, targets = mix(
-        torch.zeros(8, 2), values, torch.ones(8, 2), other, np.arange(8), np.zeros(8), settings=Settings(mixup=1.0),
-        seed=0, num_classes=0,
+        torch.zeros(8, 2),
+        values,
+        torch.ones(8, 2),
+        other,
+        np.arange(8),
+        np.zeros(8),
+        settings=Settings(mixup=1.0),
+        seed=0,
+        num_classes=0,
     )
     assert torch.equal(mixed[:, 0], targets)
     with pytest.raises(UsageError, match="pass num_classes"):
         mix(
-            torch.zeros(8, 2), values.long(), torch.ones(8, 2), other.long(), np.arange(8), np.zeros(8),
-            settings=Settings(mixup=1.0), seed=0, num_classes=0,
+            torch.zeros(8, 2),
+            values.long(),
+            torch.ones(8, 2),
+            other.long(),
+            np.arange(8),
+            np.zeros(8),
+            settings=Settings(mixup=1.0),
+            seed=0,
+            num_classes=0,
         )
 
 

@@ -297,8 +297,11 @@ def test_values_that_are_not_finite():
     x[20, 0] = np.inf
     labels = y.astype(float)
     labels[50] = np.nan
-    with pytest.raises(DataError, match=r"4 of 100 samples cannot be used: inputs hold NaN.*\(rows: 3, first: row 4\); "
-                       r"the label is missing.*\(rows: 1, first: row 50\)\. .*on_bad to skip"):
+    with pytest.raises(
+        DataError,
+        match=r"4 of 100 samples cannot be used: inputs hold NaN.*\(rows: 3, first: row 4\); "
+        r"the label is missing.*\(rows: 1, first: row 50\)\. .*on_bad to skip",
+    ):
         load((x, labels))
     data = load((x, labels), on_bad="skip")
     assert sum(map(len, data.splits.values())) == 96

@@ -49,7 +49,10 @@ def test_files_with_named_columns(tmp_path, suffix):
     data = load(write(tmp_path / f"table{suffix}", rows()))
     assert (data.kind, data.shape, data.classes) == ("vector", (6,), ("n", "y"))
     assert [(c.name, c.categories, c.width) for c in data.columns] == [
-        ("age", None, 1), ("city", ("Bern", "Rom", "Ulm"), 3), ("member", None, 1), ("score", None, 1),
+        ("age", None, 1),
+        ("city", ("Bern", "Rom", "Ulm"), 3),
+        ("member", None, 1),
+        ("score", None, 1),
     ]
     assert sum(map(len, data.splits.values())) == 60
     for split in data.splits.values():
@@ -196,9 +199,9 @@ def test_kinds_of_parquet_columns(tmp_path):
     data = load(tmp_path / "a.parquet")
     assert data.classes == ("False", "True")
     odd = data.test.ids % 2
-    expected = np.column_stack(
-        [data.test.ids, data.test.ids + 1.5, 1 - odd, odd, data.test.ids, 1 - odd, odd]
-    ).astype(np.float32)
+    expected = np.column_stack([data.test.ids, data.test.ids + 1.5, 1 - odd, odd, data.test.ids, 1 - odd, odd]).astype(
+        np.float32
+    )
     np.testing.assert_array_equal(inputs(data.test), expected)
     only = load(tmp_path / "a.parquet", inputs=["list"])
     assert only.shape == (2,)

@@ -101,8 +101,10 @@ def test_threads_come_back_after_an_error() -> None:
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("example", "options"), [(np.zeros((0, 2)), {}), (np.zeros((1, 2)), {"threads": 0}),
-                                                  (np.zeros((1, 2)), {"batch_sizes": (0,)})])
+@pytest.mark.parametrize(
+    ("example", "options"),
+    [(np.zeros((0, 2)), {}), (np.zeros((1, 2)), {"threads": 0}), (np.zeros((1, 2)), {"batch_sizes": (0,)})],
+)
 def test_latency_refuses_nonsense(example: np.ndarray, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         latency(lambda batch: batch, example, **options)  # type: ignore[arg-type]

@@ -27,9 +27,7 @@ def test_helped() -> None:
     verdict = accuracy(0.021, 0.014, 0.028)
     assert verdict.helped == "yes"
     assert verdict.fits_budget is None
-    assert verdict.headline == (
-        "Distillation helped: 2.1 points of accuracy more than the same student trained alone."
-    )
+    assert verdict.headline == ("Distillation helped: 2.1 points of accuracy more than the same student trained alone.")
     assert verdict.sentences == (
         "The distilled student gains 2.1 points of accuracy over the same student trained alone "
         "(95 % interval 1.4 to 2.8, 3 seeds).",

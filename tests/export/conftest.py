@@ -40,9 +40,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, 10),
+            nn.Conv2d(1, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(128, 10),
         )
         preprocess = Preprocessor(torch.tensor([0.3]), torch.tensor([0.37]), 12)
         labels = torch.from_numpy(targets)
@@ -59,8 +67,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     model.train()
     folder = tmp_path_factory.mktemp("digits")
     exact = export_onnx(
-        model, preprocess, pixels[:3], folder / "student.onnx", task="classification",
-        classes=[f"digit {number}" for number in range(10)], recipe_hash="abc123",
+        model,
+        preprocess,
+        pixels[:3],
+        folder / "student.onnx",
+        task="classification",
+        classes=[f"digit {number}" for number in range(10)],
+        recipe_hash="abc123",
     )
     batches = [pixels[train[start : start + 32]].numpy() for start in range(0, 512, 32)]
     int8 = quantize(exact, folder / "student-int8.onnx", batches)

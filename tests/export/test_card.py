@@ -77,8 +77,17 @@ def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     assert results["accuracy"].task_type == "image-classification"
     assert "secret" not in path.read_text().split("---")[1]
     for text in (
-        "It helped: by a lot.", "- Second.", "0.6 (0.5 to 0.7)", "seed 7", "student.onnx", "0.81 ms", "28.6 ms",
-        "(batch, 3, 32, 32)", '{"input": inputs}', 'load_student(".")', "train: /home",
+        "It helped: by a lot.",
+        "- Second.",
+        "0.6 (0.5 to 0.7)",
+        "seed 7",
+        "student.onnx",
+        "0.81 ms",
+        "28.6 ms",
+        "(batch, 3, 32, 32)",
+        '{"input": inputs}',
+        'load_student(".")',
+        "train: /home",
     ):
         assert text in card.text, text
     assert "student-int8" not in card.text

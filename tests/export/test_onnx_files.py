@@ -22,9 +22,10 @@ from potstill.models.preprocess import Preprocessor
 
 def test_the_trained_models_know_something(digits: Any, curve: Any) -> None:
     assert (digits.outputs.argmax(1) == digits.targets).mean() > 0.95
-    assert 1 - np.square(curve.outputs[:, 0] - curve.targets).sum() / np.square(
-        curve.targets - curve.targets.mean()
-    ).sum() > 0.9
+    assert (
+        1 - np.square(curve.outputs[:, 0] - curve.targets).sum() / np.square(curve.targets - curve.targets.mean()).sum()
+        > 0.9
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
@@ -108,8 +109,11 @@ def test_int8_is_small_integer_arithmetic_and_still_right(digits: Any, curve: An
     kernels = [tensor for tensor in weights.values() if len(tensor.dims) == 4]
     int8 = [tensor for tensor in kernels if tensor.data_type == onnx.TensorProto.INT8]
     assert len(int8) == 2
-    scales = [node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"
-              and weights.get(node.input[0]) in int8]
+    scales = [
+        node.input[1]
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and weights.get(node.input[0]) in int8
+    ]
     assert sorted(weights[name].dims[0] for name in scales) == [16, 32], "one scale per output channel"
     largest = max(int(np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max()) for tensor in int8)
     assert largest <= 64, "seven bits, so that no CPU overflows"

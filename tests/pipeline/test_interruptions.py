@@ -72,7 +72,10 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
     command = [*launcher, *potstill_command("run", recipe, "--out", tmp_path / "two" / "run", "--quiet")[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    with np.load(one.folder / "predictions.npz") as ours, np.load(tmp_path / "two" / "run" / "predictions.npz") as theirs:
+    with (
+        np.load(one.folder / "predictions.npz") as ours,
+        np.load(tmp_path / "two" / "run" / "predictions.npz") as theirs,
+    ):
         for name in ("teacher", "alone", "distilled"):
             np.testing.assert_allclose(ours[name], theirs[name], atol=2e-3 * ours[name].std(), err_msg=name)
     first, second = ((made / "seeds/0/distilled/result.json") for made in (one.folder, tmp_path / "two" / "run"))

@@ -37,8 +37,11 @@ def refused(text: str, *overrides: str) -> str:
 def test_a_minimal_recipe_gets_every_default() -> None:
     recipe = loads(MINIMAL)
     assert recipe == Recipe.model_validate(
-        {"data": {"train": "digits"}, "teacher": {"model": "cnn", "train": {"epochs": 3}},
-         "student": {"model": "cnn", "args": {"width": 4}}}
+        {
+            "data": {"train": "digits"},
+            "teacher": {"model": "cnn", "train": {"epochs": 3}},
+            "student": {"model": "cnn", "args": {"width": 4}},
+        }
     )
     assert recipe.training.epochs == 30
 
@@ -69,7 +72,9 @@ def test_small_numbers_reach_the_recipe_as_numbers() -> None:
 
 
 def test_every_problem_is_reported_with_its_line_in_order() -> None:
-    text = MINIMAL + """\
+    text = (
+        MINIMAL
+        + """\
 training:
   epochs: three
   optimizer: adam
@@ -82,6 +87,7 @@ export:
     - onnx
     - onxx
 """
+    )
     assert refused(text).splitlines() == [
         "7 problems in recipe.yaml:",
         "  recipe.yaml:5: training.epochs: expected a whole number, got the text 'three'",

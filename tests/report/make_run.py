@@ -35,18 +35,37 @@ def write_history(folder: Path, *, best: float, epochs: int, seconds: float, see
             share = epoch / epochs
             score = best - 0.75 * best * np.exp(-7 * share) - 0.012 * abs(noise.normal()) * (1.15 - share)
             scores.append(float(score))
-            file.write(json.dumps({
-                "epoch": epoch, "step": epoch * 40, "seconds": seconds * share, "learning_rate": 0.1 * (1 - share),
-                "train_loss": float(loss * (0.12 + np.exp(-5 * share)) * (1 + 0.03 * noise.normal())),
-                "parts": {"cross_entropy": 0.1, "forward_kl": 0.9},
-                "validation_loss": float(1.2 - score) if epoch != 2 else float("nan"), "validation_metric": scores[-1],
-                "gradient_norm": 1.0, "images_per_second": 4200.0,
-            }) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "epoch": epoch,
+                        "step": epoch * 40,
+                        "seconds": seconds * share,
+                        "learning_rate": 0.1 * (1 - share),
+                        "train_loss": float(loss * (0.12 + np.exp(-5 * share)) * (1 + 0.03 * noise.normal())),
+                        "parts": {"cross_entropy": 0.1, "forward_kl": 0.9},
+                        "validation_loss": float(1.2 - score) if epoch != 2 else float("nan"),
+                        "validation_metric": scores[-1],
+                        "gradient_norm": 1.0,
+                        "images_per_second": 4200.0,
+                    }
+                )
+                + "\n"
+            )
     kept = int(np.argmax(scores))
-    write_json(folder / "result.json", {
-        "weights": "weights.safetensors", "steps": epochs * 40, "epochs": float(epochs), "seconds": seconds,
-        "best_epoch": kept + 1, "best_validation": scores[kept], "stopped": "finished", "history": "history.jsonl",
-    })
+    write_json(
+        folder / "result.json",
+        {
+            "weights": "weights.safetensors",
+            "steps": epochs * 40,
+            "epochs": float(epochs),
+            "seconds": seconds,
+            "best_epoch": kept + 1,
+            "best_validation": scores[kept],
+            "stopped": "finished",
+            "history": "history.jsonl",
+        },
+    )
 
 
 def pictures(labels: Sequence[int], seed: int = 0) -> np.ndarray[Any, Any]:
@@ -66,21 +85,31 @@ def pictures(labels: Sequence[int], seed: int = 0) -> np.ndarray[Any, Any]:
 def write_common(
     folder: Path, *, task: str, stages: Sequence[str], data: dict[str, Any], budget: dict[str, float], name: str
 ) -> None:
-    write_json(folder / "run.json", {
-        "name": name, "task": task, "potstill": "0.1.0", "created": "2026-11-20T09:12:44+00:00",
-        "finished": "2026-11-20T09:31:02+00:00", "seconds": 1098.4,
-        "stages": {
-            stage: {"status": "done", "seconds": 12.5 * (position + 1), "key": f"{position:012x}"}
-            for position, stage in enumerate(stages)
+    write_json(
+        folder / "run.json",
+        {
+            "name": name,
+            "task": task,
+            "potstill": "0.1.0",
+            "created": "2026-11-20T09:12:44+00:00",
+            "finished": "2026-11-20T09:31:02+00:00",
+            "seconds": 1098.4,
+            "stages": {
+                stage: {"status": "done", "seconds": 12.5 * (position + 1), "key": f"{position:012x}"}
+                for position, stage in enumerate(stages)
+            },
+            "recipe_hash": "9f2c41d07ab3",
+            "command": f"potstill run recipe.yaml --out runs/{name}",
+            "versions": {"python": "3.11.7", "potstill": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.0"},
+            "machine": {"cpu": "8-core test machine", "cores": 8, "threads": 4, "device": "cpu"},
         },
-        "recipe_hash": "9f2c41d07ab3", "command": f"potstill run recipe.yaml --out runs/{name}",
-        "versions": {"python": "3.11.7", "potstill": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.0"},
-        "machine": {"cpu": "8-core test machine", "cores": 8, "threads": 4, "device": "cpu"},
-    })
+    )
     limits = "".join(f"  {key}: {value}\n" for key, value in budget.items())
     (folder / "recipe.yaml").write_text(
         f"# {HOSTILE}\ntask: {task}\nseeds: 3\ndata:\n  train: '{name}'\nteacher:\n  model: resnet56\n"
-        f"student:\n  model: resnet8\nbudget:{' {}' if not limits else ''}\n{limits}", encoding="utf-8")
+        f"student:\n  model: resnet8\nbudget:{' {}' if not limits else ''}\n{limits}",
+        encoding="utf-8",
+    )
     write_json(folder / "data.json", data)
 
 
@@ -88,16 +117,28 @@ def write_export(folder: Path, *, score: float, refused: bool = False) -> None:
     def entry(name: str, form: str, size: int, millis: float, accuracy: float, ok: bool) -> dict[str, Any]:
         reasons = [] if ok else ["agreement 95.1 % is below the limit of 97.0 %"]
         return {
-            "file": name, "format": form, "bytes": size, "max_abs_difference": 2.1e-5 if ok else 0.41,
-            "relative_difference": 1.3e-6 if form == "onnx" else 0.021, "agreement": 1.0 if form == "onnx" else 0.951,
-            "accuracy_torch": score, "accuracy_file": accuracy, "ok": ok, "reasons": reasons,
+            "file": name,
+            "format": form,
+            "bytes": size,
+            "max_abs_difference": 2.1e-5 if ok else 0.41,
+            "relative_difference": 1.3e-6 if form == "onnx" else 0.021,
+            "agreement": 1.0 if form == "onnx" else 0.951,
+            "accuracy_torch": score,
+            "accuracy_file": accuracy,
+            "ok": ok,
+            "reasons": reasons,
             "latency_ms": {"1": {"p50": millis, "p95": 1.3 * millis}, "32": {"p50": 19 * millis, "p95": 24 * millis}},
         }
 
-    write_json(folder / "export" / "parity.json", {"files": [
-        entry("student.onnx", "onnx", 331_204, 0.42, score, True),
-        entry("student-int8.onnx", "onnx-int8", 112_930, 0.19, score - 0.004, not refused),
-    ]})
+    write_json(
+        folder / "export" / "parity.json",
+        {
+            "files": [
+                entry("student.onnx", "onnx", 331_204, 0.42, score, True),
+                entry("student-int8.onnx", "onnx-int8", 112_930, 0.19, score - 0.004, not refused),
+            ]
+        },
+    )
 
 
 def sizes(with_latency: bool = True) -> dict[str, Size]:
@@ -116,8 +157,16 @@ def logits(labels: np.ndarray[Any, Any], hard: np.ndarray[Any, Any], skill: floa
 
 
 def image_run(
-    folder: Path, *, seeds: int = 3, classes: Sequence[str] = DIGITS, gain: float = 0.55, exported: bool = True,
-    recorded: bool = True, teacher_trained: bool = True, refused: bool = False, n: int = 1200,
+    folder: Path,
+    *,
+    seeds: int = 3,
+    classes: Sequence[str] = DIGITS,
+    gain: float = 0.55,
+    exported: bool = True,
+    recorded: bool = True,
+    teacher_trained: bool = True,
+    refused: bool = False,
+    n: int = 1200,
 ) -> Path:
     """Write a classification run; ``gain`` is how much distillation adds to the student's skill."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,14 +175,21 @@ def image_run(
     hard = noise.normal(0, 1.1, (n, len(classes)))
     skill = 5.2
     result = evaluate(
-        task="classification", targets=labels, classes=classes, sizes=sizes(), resamples=300,
+        task="classification",
+        targets=labels,
+        classes=classes,
+        sizes=sizes(),
+        resamples=300,
         teacher=logits(labels, hard, skill + 1.6, 99),
         alone={s: logits(labels, hard, skill, s) for s in range(seeds)},
         distilled={s: logits(labels, hard, skill + gain, 50 + s) for s in range(seeds)},
         names=[f"test/{classes[label]}/{row:05d}.png" for row, label in enumerate(labels)],
         limits=[
-            Limit("student-int8.onnx", 0.1, 0.11293, "MB"), Limit("student-int8.onnx", 0.5, 0.19, "ms"),
-        ] if exported else [],
+            Limit("student-int8.onnx", 0.1, 0.11293, "MB"),
+            Limit("student-int8.onnx", 0.5, 0.19, "ms"),
+        ]
+        if exported
+        else [],
     )
     write_json(folder / "evaluation.json", result.to_json())
     best = result.models["distilled"].metrics["accuracy"]
@@ -142,25 +198,51 @@ def image_run(
     if exported:
         write_export(folder, score=best, refused=refused)
     if teacher_trained:
-        write_history(folder / "teacher", best=result.models["teacher"].metrics["accuracy"], epochs=60, seconds=412.0,
-                      seed=1, loss=1.4)
+        write_history(
+            folder / "teacher",
+            best=result.models["teacher"].metrics["accuracy"],
+            epochs=60,
+            seconds=412.0,
+            seed=1,
+            loss=1.4,
+        )
     for seed in range(seeds):
         for kind, seconds, loss in (("alone", 91.0, 1.6), ("distilled", 99.0, 3.1)):
-            write_history(folder / "seeds" / str(seed) / kind, best=result.models[kind].per_seed["accuracy"][seed],
-                          epochs=40, seconds=seconds + seed, seed=seed, loss=loss)
+            write_history(
+                folder / "seeds" / str(seed) / kind,
+                best=result.models[kind].per_seed["accuracy"][seed],
+                epochs=40,
+                seconds=seconds + seed,
+                seed=seed,
+                loss=loss,
+            )
     students = [f"{kind}-{seed}" for seed in range(seeds) for kind in ("alone", "distilled")]
     write_common(
-        folder, task="classification", name=folder.name,
+        folder,
+        task="classification",
+        name=folder.name,
         stages=[*(["teacher"] if teacher_trained else []), "store", *students, "predictions", "export", "evaluation"],
         budget={"minutes": 2, "megabytes": 0.1, "milliseconds": 0.5} if exported else {},
         data={
-            "train": 12_000, "validation": 1_500, "test": n, "classes": list(classes), "kind": "image",
-            "shape": [3, 28, 28], "label_shift": {"validation": 0.012, "test": 0.13},
+            "train": 12_000,
+            "validation": 1_500,
+            "test": n,
+            "classes": list(classes),
+            "kind": "image",
+            "shape": [3, 28, 28],
+            "label_shift": {"validation": 0.012, "test": 0.13},
             "findings": [
                 {"level": "info", "code": "skipped", "message": "2 files are no images and were skipped.", "count": 2},
-                {"level": "warning", "code": "shift", "message": "The labels of the test split differ from the "
-                 "training labels (total variation distance 0.13).", "count": 1},
-            ] if exported else [],
+                {
+                    "level": "warning",
+                    "code": "shift",
+                    "message": "The labels of the test split differ from the "
+                    "training labels (total variation distance 0.13).",
+                    "count": 1,
+                },
+            ]
+            if exported
+            else [],
         },
     )
     return folder
@@ -177,8 +259,13 @@ def value_run(folder: Path, *, seeds: int = 3, n: int = 400) -> Path:
         return (targets + own + np.random.default_rng(5).normal(0, 2, n))[:, None]
 
     result = evaluate(
-        task="regression", targets=targets, sizes=sizes(), resamples=300, teacher=answers(2.5, 99),
-        alone={s: answers(5.4, s) for s in range(seeds)}, distilled={s: answers(4.1, 40 + s) for s in range(seeds)},
+        task="regression",
+        targets=targets,
+        sizes=sizes(),
+        resamples=300,
+        teacher=answers(2.5, 99),
+        alone={s: answers(5.4, s) for s in range(seeds)},
+        distilled={s: answers(4.1, 40 + s) for s in range(seeds)},
     )
     write_json(folder / "evaluation.json", result.to_json())
     rows = len(result.disagreements)
@@ -189,10 +276,21 @@ def value_run(folder: Path, *, seeds: int = 3, n: int = 400) -> Path:
         write_history(folder / "seeds" / str(seed) / "alone", best=0.83, epochs=30, seconds=6, seed=seed, loss=0.8)
         write_history(folder / "seeds" / str(seed) / "distilled", best=0.88, epochs=30, seconds=7, seed=seed, loss=0.7)
     write_common(
-        folder, task="regression", name=folder.name, budget={"megabytes": 0.5},
+        folder,
+        task="regression",
+        name=folder.name,
+        budget={"megabytes": 0.5},
         stages=["teacher", "store", "alone-0", "distilled-0", "predictions", "export", "evaluation"],
-        data={"train": 3200, "validation": 400, "test": n, "classes": [], "kind": "vector", "shape": [11],
-              "label_shift": {"validation": 0.04, "test": 0.05}, "findings": []},
+        data={
+            "train": 3200,
+            "validation": 400,
+            "test": n,
+            "classes": [],
+            "kind": "vector",
+            "shape": [11],
+            "label_shift": {"validation": 0.04, "test": 0.05},
+            "findings": [],
+        },
     )
     return folder
 
@@ -209,9 +307,23 @@ def unfinished_run(folder: Path) -> Path:
     history = folder / "seeds" / "0" / "distilled" / "history.jsonl"
     history.parent.mkdir(parents=True)
     history.write_text('{"epoch": 1, "train_loss": 2.0, "validation_metric": 0.4}\n{"epoch": 2, "train_lo', "utf-8")
-    write_common(folder, task="classification", name=folder.name, budget={}, stages=["store", "alone-0"],
-                 data={"train": 100, "validation": 10, "test": 20, "classes": ["a", "b"], "kind": "image",
-                       "shape": [1, 8, 8], "label_shift": {}, "findings": []})
+    write_common(
+        folder,
+        task="classification",
+        name=folder.name,
+        budget={},
+        stages=["store", "alone-0"],
+        data={
+            "train": 100,
+            "validation": 10,
+            "test": 20,
+            "classes": ["a", "b"],
+            "kind": "image",
+            "shape": [1, 8, 8],
+            "label_shift": {},
+            "findings": [],
+        },
+    )
     run = json.loads((folder / "run.json").read_text("utf-8"))
     run["stages"]["distilled-0"] = {"status": "failed", "key": "f", "seconds": 3.0}
     write_json(folder / "run.json", {**run, "finished": None, "seconds": None})

@@ -115,7 +115,8 @@ def test_dark_mode_is_dark_and_charts_follow(visit: Any) -> None:
 
 def test_pictures_are_decoded_and_described(visit: Any) -> None:
     found = visit("images").evaluate(
-        "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.alt])))")
+        "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.alt])))"
+    )
     assert len(found) == 24
     assert all(width == 28 and "true class" in alternative for width, alternative in found)
 

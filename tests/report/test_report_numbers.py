@@ -9,42 +9,63 @@ from potstill.report import numbers
 THIN = "\u202f"
 
 
-@pytest.mark.parametrize(("name", "value", "text"), [
-    ("accuracy", 0.9134, f"91.3{THIN}%"),
-    ("accuracy", 1.0, f"100.0{THIN}%"),
-    ("nll", 0.0153, "0.015"),
-    ("r2", -0.25, "\u22120.250"),
-    ("rmse", 12345.6, "12,346"),
-    ("kl_to_teacher", 0.0, "0.000"),
-    ("accuracy", math.nan, "\u2013"),
-    ("accuracy", None, "\u2013"),
-    ("made_up", 0.5, "0.500"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.9134, f"91.3{THIN}%"),
+        ("accuracy", 1.0, f"100.0{THIN}%"),
+        ("nll", 0.0153, "0.015"),
+        ("r2", -0.25, "\u22120.250"),
+        ("rmse", 12345.6, "12,346"),
+        ("kl_to_teacher", 0.0, "0.000"),
+        ("accuracy", math.nan, "\u2013"),
+        ("accuracy", None, "\u2013"),
+        ("made_up", 0.5, "0.500"),
+    ],
+)
 def test_a_score_is_shown_with_its_unit(name: str, value: float | None, text: str) -> None:
     assert numbers.score(name, value) == text
 
 
-@pytest.mark.parametrize(("name", "value", "text"), [
-    ("accuracy", 0.027, f"+2.7{THIN}points"),
-    ("accuracy", -0.0341, f"\u22123.4{THIN}points"),
-    ("r2", 0.064, "+0.064"),
-    ("rmse", -1.259, "\u22121.259"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.027, f"+2.7{THIN}points"),
+        ("accuracy", -0.0341, f"\u22123.4{THIN}points"),
+        ("r2", 0.064, "+0.064"),
+        ("rmse", -1.259, "\u22121.259"),
+    ],
+)
 def test_a_difference_carries_its_sign(name: str, value: float, text: str) -> None:
     assert numbers.difference(name, value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0, "0"), (9999, "9,999"), (78_042, f"78.0{THIN}k"), (1_284_906, f"1.28{THIN}M"), (3.1e9, f"3.10{THIN}G"),
-])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (9999, "9,999"),
+        (78_042, f"78.0{THIN}k"),
+        (1_284_906, f"1.28{THIN}M"),
+        (3.1e9, f"3.10{THIN}G"),
+    ],
+)
 def test_counts_are_short(value: float, text: str) -> None:
     assert numbers.count(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0.001, f"0{THIN}s"), (3.14, f"3.1{THIN}s"), (59.4, f"59{THIN}s"), (59.7, f"1{THIN}min 00{THIN}s"),
-    (412, f"6{THIN}min 52{THIN}s"), (3661, f"1{THIN}h 01{THIN}min"), (None, "\u2013"),
-])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.001, f"0{THIN}s"),
+        (3.14, f"3.1{THIN}s"),
+        (59.4, f"59{THIN}s"),
+        (59.7, f"1{THIN}min 00{THIN}s"),
+        (412, f"6{THIN}min 52{THIN}s"),
+        (3661, f"1{THIN}h 01{THIN}min"),
+        (None, "\u2013"),
+    ],
+)
 def test_durations_are_words(value: float | None, text: str) -> None:
     assert numbers.seconds(value) == text
 

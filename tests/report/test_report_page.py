@@ -29,8 +29,19 @@ from potstill.report.run_facts import file_rows
 
 Page = Callable[[str], Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-SECTIONS = {"verdict", "scores", "budget", "costs", "training", "calibration", "confusion", "disagreements", "files",
-            "data", "reproduce"}
+SECTIONS = {
+    "verdict",
+    "scores",
+    "budget",
+    "costs",
+    "training",
+    "calibration",
+    "confusion",
+    "disagreements",
+    "files",
+    "data",
+    "reproduce",
+}
 
 
 class Reader(HTMLParser):
@@ -75,12 +86,15 @@ def read(path: Path) -> Reader:
     return reader
 
 
-@pytest.mark.parametrize(("kind", "missing"), [
-    ("images", set()),
-    ("values", {"calibration", "confusion"}),
-    ("partial", {"budget"}),
-    ("unfinished", {"scores", "budget", "costs", "calibration", "confusion", "disagreements"}),
-])
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("images", set()),
+        ("values", {"calibration", "confusion"}),
+        ("partial", {"budget"}),
+        ("unfinished", {"scores", "budget", "costs", "calibration", "confusion", "disagreements"}),
+    ],
+)
 def test_every_section_is_there_that_the_run_has(page: Page, kind: str, missing: set[str]) -> None:
     reader = read(page(kind))
     assert len(SECTIONS) == 11
@@ -105,7 +119,9 @@ def test_the_page_is_one_small_file_without_scripts_or_addresses(page: Page, kin
     assert not re.search(r"url\((?!#)", html)
     assert "@import" not in html
     assert set(re.findall(r"https?://[^\"'\s<)]+", html)) <= {
-        "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
 
 
 def test_the_answer_comes_first_with_the_numbers_of_the_evaluation(page: Page) -> None:
@@ -134,17 +150,17 @@ def test_the_budget_is_judged_in_words(page: Page) -> None:
     rows = {row.name: row for row in budget_rows(read_run(page("images").parent))}
     assert {name: row.met for name, row in rows.items()} == {
         "Training of one student": True,  # 101 s of 2 min
-        "Size of student.onnx": False, "Size of student-int8.onnx": False,
-        "One sample with student.onnx": True, "One sample with student-int8.onnx": True,
+        "Size of student.onnx": False,
+        "Size of student-int8.onnx": False,
+        "One sample with student.onnx": True,
+        "One sample with student-int8.onnx": True,
     }
     assert "over the limit" in read(page("images")).text
     assert {row.met for row in budget_rows(read_run(page("values").parent))} == {True}
     assert rows["Size of student.onnx"].allowed == "0.1\u202fMB"
 
 
-def test_a_refused_file_is_said_to_be_refused_and_never_counted(
-    runs: ModuleType, tmp_path: Path
-) -> None:
+def test_a_refused_file_is_said_to_be_refused_and_never_counted(runs: ModuleType, tmp_path: Path) -> None:
     folder = runs.image_run(tmp_path / "refused", seeds=1, n=200, refused=True, recorded=False)
     files = read_run(folder)
     assert [(row.name, row.ok) for row in file_rows(files)] == [("student.onnx", True), ("student-int8.onnx", False)]
@@ -184,7 +200,7 @@ def test_text_of_users_stays_text(page: Page, runs: ModuleType) -> None:
 
 def test_every_chart_has_a_text_alternative_and_uses_the_pages_colours(page: Page) -> None:
     html = page("images").read_text(encoding="utf-8")
-    charts = re.findall(r'<svg xmlns.*?</svg>', html, flags=re.DOTALL)
+    charts = re.findall(r"<svg xmlns.*?</svg>", html, flags=re.DOTALL)
     assert len(charts) == 18  # nine charts at two widths
     for chart in charts:
         assert 'role="img"' in chart
@@ -235,8 +251,10 @@ def test_pictures_of_another_evaluation_are_not_shown(page: Page, tmp_path: Path
 
 def test_dots_lie_where_the_numbers_say() -> None:
     values = {"teacher": 0.96, "alone": 0.88, "distilled": 0.91}
-    records = [{"model": name, "label": name, "value": value, "low": value - 0.02, "high": value + 0.01, "seeds": []}
-               for name, value in values.items()]
+    records = [
+        {"model": name, "label": name, "value": value, "low": value - 0.02, "high": value + 0.01, "seeds": []}
+        for name, value in values.items()
+    ]
     figure = draw("x", "t", "r", "a", lambda: score_rows(records, kind="percent", title="t"), height=200)
     marks = re.search(r'<g class="mark-symbol role-mark[^>]*>(.*?)</g>', figure.svg, flags=re.DOTALL)
     assert marks is not None
@@ -317,9 +335,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("evaluation.json", b"{"), ("recipe.yaml", b"a: [1"), ("disagreements.npz", b"not a zip"),
-])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", b"{"),
+        ("recipe.yaml", b"a: [1"),
+        ("disagreements.npz", b"not a zip"),
+    ],
+)
 def test_a_damaged_file_is_named(page: Page, tmp_path: Path, name: str, content: bytes) -> None:
     shutil.copytree(page("partial").parent, tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)

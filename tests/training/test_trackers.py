@@ -32,9 +32,7 @@ def test_tensorboard_writes_events(tmp_path: Path) -> None:
     assert (event.step, event.value) == (4, 0.5)
 
 
-def test_mlflow_writes_a_database_and_goes_on_in_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_writes_a_database_and_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

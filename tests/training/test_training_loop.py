@@ -309,8 +309,6 @@ def test_the_preprocessor_is_used_and_left_alone(toys: ModuleType, tmp_path: Pat
 
 
 def test_bfloat16_trains_in_float32_weights(toys: ModuleType, tmp_path: Path) -> None:
-    student, result = run(
-        toys, tmp_path, data=toys.image_data(60, 30), precision="bfloat16", epochs=10, augment=None
-    )
+    student, result = run(toys, tmp_path, data=toys.image_data(60, 30), precision="bfloat16", epochs=10, augment=None)
     assert result.best_validation > 0.8
     assert all(p.dtype == torch.float32 for p in student.parameters())

@@ -32,9 +32,7 @@ def test_auto_needs_the_instructions_and_a_model_worth_it(monkeypatch: pytest.Mo
 def test_learner_computes_in_bfloat16_and_answers_in_float32(toys: ModuleType) -> None:
     net, seen = toys.net(), []
     net.head.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
-    learner = Learner(
-        net, Preprocessor(), nn.ModuleDict(), tapped={}, dtype=torch.bfloat16, device=CPU, images=True
-    )
+    learner = Learner(net, Preprocessor(), nn.ModuleDict(), tapped={}, dtype=torch.bfloat16, device=CPU, images=True)
     assert learner(torch.rand(4, 2, 6, 6))["logits"].dtype == torch.float32
     assert seen == [torch.bfloat16]
 

@@ -94,8 +94,11 @@ def _check_values(name: str, samples: Samples) -> None:
 
 
 def _check_classes(data: Data) -> list[Finding]:
-    counts = {name: np.bincount(samples.targets, minlength=data.num_outputs) for name, samples in data.splits.items()
-              if samples.targets.min() >= 0 and samples.targets.max() < data.num_outputs}
+    counts = {
+        name: np.bincount(samples.targets, minlength=data.num_outputs)
+        for name, samples in data.splits.items()
+        if samples.targets.min() >= 0 and samples.targets.max() < data.num_outputs
+    }
     outside = sorted(set(data.splits) - set(counts))
     if outside:
         raise DataError(f"{outside[0]}: targets are outside 0 to {data.num_outputs - 1}, the numbers of the classes.")

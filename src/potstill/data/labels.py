@@ -69,8 +69,10 @@ def number(
     if classes is not None and len(set(classes)) != len(classes):
         raise DataError(f"data.classes lists a name twice: {_listed(classes)}.")
     if classes is not None and not _all_known(found, classes) and _are_positions(found, len(classes)):
-        by_position = {role: np.array([int(name) for name in names], dtype=np.int64)[codes]
-                       for role, (names, codes, _) in found.items()}
+        by_position = {
+            role: np.array([int(name) for name in names], dtype=np.int64)[codes]
+            for role, (names, codes, _) in found.items()
+        }
         return tuple(classes), by_position, ()
     order = tuple(classes or label_names or found["train"][0])
     place = {name: index for index, name in enumerate(order)}

@@ -79,6 +79,7 @@ def batches(
     *,
     batch_size: int,
     seed: int = 0,
+    augment_seed: int | None = None,
     epoch: int = 0,
     shuffle: bool = True,
     views: int | None = None,
@@ -95,7 +96,8 @@ def batches(
     Args:
         samples: the split.
         batch_size: samples of a global batch, over all parts.
-        seed: of order and augmentation.
+        seed: of the order.
+        augment_seed: of the augmentation: that of the store when recorded views are replayed; ``seed`` when absent.
         epoch: counted from 0; decides the order and, with augmentation, the view.
         shuffle: whether the order is random. A last batch of one sample is then joined to the one before it,
             because batch norm cannot train on one sample.
@@ -128,7 +130,8 @@ def batches(
         (low + index * (high - low) // parts, low + (index + 1) * (high - low) // parts)
         for low, high in pairwise(bounds)
     ]
-    job = _Job(samples, order, np.full(count, view, dtype=np.int64), tuple(slices), augment, seed, num_classes)
+    pixels = seed if augment_seed is None else augment_seed
+    job = _Job(samples, order, np.full(count, view, dtype=np.int64), tuple(slices), augment, pixels, num_classes)
     return _run(job, start, stop, workers)
 
 

@@ -20,8 +20,14 @@ from potstill.data import functions, images, tables
 from potstill.data.raw import Raw, ids_of, missing, stored_array
 from potstill.data.samples import Array, Finding
 
-_ROLES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
-          "dev": "validation", "test": "test"}
+_ROLES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 _ACCEPTED = (
     "'digits', a folder of images by class, a .csv, .parquet, .jsonl or .npz file, 'file.py:name' or "
     "'package.module:name', (inputs, targets), {'inputs': ..., 'targets': ..., 'ids': ...}, a map-style dataset of "
@@ -197,7 +203,12 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
     if options.id_column:
         ids = ids_of(columns[options.id_column], f"{source}, column '{options.id_column}',")
     return Raw(
-        ids, columns[options.target], content, label_names=names, own_ids=bool(options.id_column), bad=bad,
+        ids,
+        columns[options.target],
+        content,
+        label_names=names,
+        own_ids=bool(options.id_column),
+        bad=bad,
         findings=findings,
     )
 
@@ -210,8 +221,10 @@ def _class_labels(codes: Array, names: tuple[str, ...]) -> Array:
 
 
 def _is_hugging_face(source: Any) -> bool:
-    return type(source).__module__.split(".")[0] == "datasets" and hasattr(source, "features") and hasattr(
-        source, "select_columns"
+    return (
+        type(source).__module__.split(".")[0] == "datasets"
+        and hasattr(source, "features")
+        and hasattr(source, "select_columns")
     )
 
 
@@ -234,5 +247,3 @@ def _as_array(value: Any) -> Array:
         value = value.detach().cpu()
         return np.asarray((value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy())
     return np.asarray(value)
-
-

@@ -13,9 +13,7 @@ from potstill.data.samples import Array, Ints
 _TEST, _VALIDATION, _TIE = 201, 202, 203
 
 
-def split_rows(
-    ids: Ints, strata: Ints, *, validation: float, test: float, seed: int
-) -> tuple[Ints, Ints, Ints]:
+def split_rows(ids: Ints, strata: Ints, *, validation: float, test: float, seed: int) -> tuple[Ints, Ints, Ints]:
     """Return the rows of train, validation and test, each in rising order.
 
     Whether a sample is held out depends on its own ``(seed, id)``, ranked within its class, so that adding samples

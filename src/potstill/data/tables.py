@@ -20,9 +20,7 @@ MAX_CATEGORIES = 1000
 SUFFIXES = frozenset({".csv", ".parquet", ".jsonl", ".npz"})
 
 
-def read_table(
-    path: Path, *, inputs: Sequence[str] | None, target: str, id_column: str | None
-) -> Raw:
+def read_table(path: Path, *, inputs: Sequence[str] | None, target: str, id_column: str | None) -> Raw:
     """Read a CSV, Parquet, JSONL or NPZ file with named columns.
 
     Raises:
@@ -71,8 +69,10 @@ def from_columns(
         raise DataError(f"{source}: columns have different lengths: {lengths}.")
     labels = columns[target]
     own_ids = id_column is not None
-    ids = ids_of(columns[id_column], f"{source}, column '{id_column}',") if id_column is not None else np.arange(
-        len(labels), dtype=np.int64
+    ids = (
+        ids_of(columns[id_column], f"{source}, column '{id_column}',")
+        if id_column is not None
+        else np.arange(len(labels), dtype=np.int64)
     )
     bad: dict[int, str] = {}
     content: Stored | Table

@@ -165,11 +165,12 @@ def _check(
         raise UsageError(f"There are {len(classes)} class names for {np.shape(teacher)[1]} outputs.")
 
 
-def _named(
-    teacher: Array, alone: Mapping[int, Array], distilled: Mapping[int, Array]
-) -> list[tuple[str, Array]]:
-    students = [(f"{kind} student, seed {seed}", logits) for kind, each in (("alone", alone), ("distilled", distilled))
-                for seed, logits in each.items()]
+def _named(teacher: Array, alone: Mapping[int, Array], distilled: Mapping[int, Array]) -> list[tuple[str, Array]]:
+    students = [
+        (f"{kind} student, seed {seed}", logits)
+        for kind, each in (("alone", alone), ("distilled", distilled))
+        for seed, logits in each.items()
+    ]
     return [("teacher", teacher), *students]
 
 

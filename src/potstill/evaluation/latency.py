@@ -69,9 +69,7 @@ def latency(
     return result
 
 
-def _times(
-    model: Callable[[Any], Any], batch: Any, *, warmup: int, seconds: float, most: int
-) -> list[float]:
+def _times(model: Callable[[Any], Any], batch: Any, *, warmup: int, seconds: float, most: int) -> list[float]:
     cuda = isinstance(batch, Tensor) and batch.is_cuda
     for _ in range(warmup):
         model(batch)

@@ -149,8 +149,12 @@ def _headline(metric: str, helped: Helped, difference: Difference, num_seeds: in
     if helped == "unclear":
         return "Not enough data to tell whether distillation helped."
     if helped == "no":
-        how = f"the student is {size} worse than the same student trained alone" if difference.high < 0 else (
-            f"the gain over the same student trained alone is at most {_amount(metric, max(difference.high, 0.0))}"
+        how = (
+            f"the student is {size} worse than the same student trained alone"
+            if difference.high < 0
+            else (
+                f"the gain over the same student trained alone is at most {_amount(metric, max(difference.high, 0.0))}"
+            )
         )
         return f"Distillation did not help: {how}."
     if num_seeds < SEEDS_FOR_A_CLAIM:
@@ -172,9 +176,7 @@ def _gain(metric: str, difference: Difference, num_seeds: int) -> str:
     return f"{text}: that may be chance. More test examples or more seeds would narrow the interval."
 
 
-def _kept(
-    metric: str, student: float, teacher: float, difference: Difference, parameters: Mapping[str, int]
-) -> str:
+def _kept(metric: str, student: float, teacher: float, difference: Difference, parameters: Mapping[str, int]) -> str:
     word = _word(metric)
     size = f"{parameters['distilled']:,} parameters"
     if parameters["teacher"]:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, UsageError
-from potstill.core.functions import cause
 from potstill.core.files import atomic_path
+from potstill.core.functions import cause
 from potstill.models.find import ModelFunction, find_model
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
@@ -224,8 +224,10 @@ def save_weights(model: nn.Module, path: Path | str, metadata: Mapping[str, str]
     seen: set[int] = set()
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
-            raise UsageError(f"The state of {type(model).__name__} holds '{name}', a {type(value).__name__}: only "
-                             "tensors can be saved.")
+            raise UsageError(
+                f"The state of {type(model).__name__} holds '{name}', a {type(value).__name__}: only "
+                "tensors can be saved."
+            )
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if storage in seen else tensor

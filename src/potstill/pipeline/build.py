@@ -166,7 +166,7 @@ def located(text: str, base: Path) -> Path:
         UsageError: a variable that is not set.
 
     """
-    expanded = os.path.expandvars(os.path.expanduser(text))
+    expanded = str(Path(os.path.expandvars(text)).expanduser())
     if "$" in expanded:
         raise UsageError(f"{text}: an environment variable in this path is not set. Set it, or write the path out.")
     return base / expanded

@@ -66,9 +66,15 @@ def keys(job: Job) -> Keys:
         ]
     )
     signals = sorted(job.objective.teacher_signals)
-    store = fingerprint.of_json([teacher, data, augment, recipe.seed, recipe.store.model_dump(exclude={"path"}), signals])
+    store = fingerprint.of_json(
+        [teacher, data, augment, recipe.seed, recipe.store.model_dump(exclude={"path"}), signals]
+    )
     common: list[Any] = [data, augment, recipe.seed, _training(job), recipe.student.preprocess.model_dump()]
-    distilled = [job.objective.describe(), store if not recipe.teacher.live else [teacher, "live"], recipe.teacher.precision]
+    distilled = [
+        job.objective.describe(),
+        store if not recipe.teacher.live else [teacher, "live"],
+        recipe.teacher.precision,
+    ]
     students = {
         (seed, kind): fingerprint.of_json(
             [common, seed, model_identity(job.make_student(seed)), distilled if kind == "distilled" else kind]

@@ -160,9 +160,7 @@ def _stages(
     )
     formats = ", ".join(job.recipe.export.formats) or "safetensors only"
     yield PlannedStage("export", f"write and check {formats}", folder.is_done("export", key.export), None)
-    yield PlannedStage(
-        "evaluation", "intervals, latency, verdict", folder.is_done("evaluation", key.evaluation), None
-    )
+    yield PlannedStage("evaluation", "intervals, latency, verdict", folder.is_done("evaluation", key.evaluation), None)
     yield PlannedStage("report", "write report.html and the model card", False, None)
 
 
@@ -208,5 +206,6 @@ def _try_teacher(job: Job, teacher: nn.Module) -> tuple[float, list[str]]:
         return rate, []
     return rate, [
         f"The teacher is right on {accuracy:.1%} of {len(samples)} validation samples; always naming the most frequent "
-        f"class would be right on {chance:.1%}. Check teacher.weights, teacher.preprocess and the order of data.classes."
+        f"class would be right on {chance:.1%}. Check teacher.weights, teacher.preprocess and the order of "
+        "data.classes."
     ]

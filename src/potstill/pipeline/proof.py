@@ -120,7 +120,9 @@ def export_student(job: Job, out: Path) -> None:
 def refused_exports(out: Path) -> str:
     """Return why exported files were refused, or an empty text."""
     entries = read_json(out / "export" / "parity.json")["files"]
-    return " ".join(f"{entry['file']} was refused: {'; '.join(entry['reasons'])}." for entry in entries if not entry["ok"])
+    return " ".join(
+        f"{entry['file']} was refused: {'; '.join(entry['reasons'])}." for entry in entries if not entry["ok"]
+    )
 
 
 def evaluate_models(job: Job, out: Path) -> None:

@@ -188,7 +188,12 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
                 partial(stages.train_student, job, accelerator=accelerator, seed=seed, kind=kind, teacher=source),
             )
         out = folder.path
-        alone("predictions", key.predictions, lambda: proof.predict_test(job, teacher, out), result=out / "predictions.npz")
+        alone(
+            "predictions",
+            key.predictions,
+            lambda: proof.predict_test(job, teacher, out),
+            result=out / "predictions.npz",
+        )
         alone("export", key.export, lambda: proof.export_student(job, out), result=out / "export" / "parity.json")
         alone("evaluation", key.evaluation, lambda: proof.evaluate_models(job, out), result=out / "evaluation.json")
         teacher.verify_unchanged()
@@ -206,5 +211,7 @@ def _record(job: Job, folder: RunFolder, key: str, teacher: LiveTeacher, store: 
 
 def write_documents(folder: Path) -> None:
     """Write the model card and the report; both only read the run folder."""
-    write_card(folder / "export", evaluation=read_json(folder / "evaluation.json"), recipe=(folder / "recipe.yaml").read_text())
+    write_card(
+        folder / "export", evaluation=read_json(folder / "evaluation.json"), recipe=(folder / "recipe.yaml").read_text()
+    )
     report.write(folder)

@@ -59,7 +59,8 @@ def train_student(
         preprocess=job.student_preprocess,
         folder=folder,
         seed=seed,
-        augment_seed=job.recipe.seed,
+        # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
+        augment_seed=job.recipe.seed if distilled and stored else seed,
         teacher=teacher if distilled else None,
         augment=job.augment,
         views=job.recipe.store.views if distilled and stored else None,

@@ -43,8 +43,10 @@ class Split(Section):
 class DataSection(Section):
     """Where the samples come from."""
 
-    train: str = Field(description="'digits', a folder of images by class, a CSV/Parquet/JSONL/NPZ file, "
-                       "or a function 'file.py:name' or 'package.module:name' that returns samples")
+    train: str = Field(
+        description="'digits', a folder of images by class, a CSV/Parquet/JSONL/NPZ file, "
+        "or a function 'file.py:name' or 'package.module:name' that returns samples"
+    )
     validation: str | None = Field(None, description="as train; made from train when absent")
     test: str | None = Field(None, description="as train; made from train when absent")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a data function")
@@ -109,8 +111,10 @@ class Model(Section):
     weights: str | None = Field(None, description="a .safetensors file, or any torch file with allow_pickle")
     allow_pickle: bool = Field(False, description="read torch files, with weights_only=True")
     preprocess: Preprocess = Preprocess()
-    taps: dict[str, str] = Field(default_factory=dict, description="signal names for layers, such as {hidden: layer3}; "
-                                 "a layer's own name needs no entry")
+    taps: dict[str, str] = Field(
+        default_factory=dict,
+        description="signal names for layers, such as {hidden: layer3}; a layer's own name needs no entry",
+    )
 
 
 class Teacher(Model):
@@ -137,8 +141,12 @@ class Store(Section):
 
     path: str | None = Field(None, description="a folder of its own; beside the run, by fingerprint, when absent")
     dtype: Literal["float32", "float16"] = "float16"
-    views: int | None = Field(None, ge=1, description="augmented views recorded of each training sample; when absent "
-                              "1 without augmentation, else one for each epoch and at most 10")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="augmented views recorded of each training sample; when absent "
+        "1 without augmentation, else one for each epoch and at most 10",
+    )
 
 
 class Budget(Section):
@@ -162,8 +170,10 @@ class Export(Section):
     """Which files to write of the student, and how alike they must answer."""
 
     formats: list[Literal["onnx", "onnx-int8"]] = ["onnx", "onnx-int8"]
-    max_difference: Positive = Field(1e-2, description="largest difference of a float32 file's outputs to torch, "
-                                     "relative to the spread of the outputs")
+    max_difference: Positive = Field(
+        1e-2,
+        description="largest difference of a float32 file's outputs to torch, relative to the spread of the outputs",
+    )
     min_agreement: Fraction = Field(0.97, description="least share of equal predictions of an int8 file")
     max_accuracy_drop: Fraction = Field(0.02, description="largest loss of accuracy (or R2) of an int8 file")
     calibration_samples: int = Field(512, ge=1)

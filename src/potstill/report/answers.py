@@ -80,7 +80,7 @@ def short(name: str, length: int = LONGEST_NAME) -> str:
     if len(name) <= length:
         return name
     keep = (length - 1) // 2
-    return f"{name[:keep]}…{name[-(length - 1 - keep):]}"
+    return f"{name[:keep]}…{name[-(length - 1 - keep) :]}"
 
 
 def calibration(evaluation: EvaluationResult) -> list[Figure]:
@@ -95,23 +95,45 @@ def calibration(evaluation: EvaluationResult) -> list[Figure]:
     if not points:
         return []
     errors = [
-        {"model": name, "label": f"{MODEL_NAMES[name]}  {numbers.score('ece', value)}", "value": value,
-         "low": bounds[0], "high": bounds[1], "seeds": []}
-        for name in MODELS if (one := evaluation.models.get(name)) is not None
+        {
+            "model": name,
+            "label": f"{MODEL_NAMES[name]}  {numbers.score('ece', value)}",
+            "value": value,
+            "low": bounds[0],
+            "high": bounds[1],
+            "seeds": [],
+        }
+        for name in MODELS
+        if (one := evaluation.models.get(name)) is not None
         and (value := numbers.finite(one.metrics.get("ece"))) is not None
         for bounds in [one.intervals.get("ece", (value, value))]
     ]
     told = "; ".join(str(error["label"]) for error in errors)
     return [
-        draw("reliability", "Confidence against being right",
-             "On the dashed line a model is right exactly as often as it says; below it, it is too sure of itself. "
-             f"Larger dots stand for more predictions; groups of fewer than {FEWEST_PREDICTIONS} are left out.",
-             f"Reliability diagram. Calibration error: {told}.", lambda: reliability_lines(points), height=340),
-        *([draw("ece", "Calibration error",
-                f"The average gap between confidence and being right, with its 95{numbers.THIN}% interval; "
-                "less is better.", told,
-                lambda: score_rows(errors, kind="percent", title="Calibration error"), height=74 * len(errors) + 45)]
-          if errors else []),
+        draw(
+            "reliability",
+            "Confidence against being right",
+            "On the dashed line a model is right exactly as often as it says; below it, it is too sure of itself. "
+            f"Larger dots stand for more predictions; groups of fewer than {FEWEST_PREDICTIONS} are left out.",
+            f"Reliability diagram. Calibration error: {told}.",
+            lambda: reliability_lines(points),
+            height=340,
+        ),
+        *(
+            [
+                draw(
+                    "ece",
+                    "Calibration error",
+                    f"The average gap between confidence and being right, with its 95{numbers.THIN}% interval; "
+                    "less is better.",
+                    told,
+                    lambda: score_rows(errors, kind="percent", title="Calibration error"),
+                    height=74 * len(errors) + 45,
+                )
+            ]
+            if errors
+            else []
+        ),
     ]
 
 
@@ -127,16 +149,21 @@ def confusion(evaluation: EvaluationResult) -> Confusion | None:
     largest = float(np.abs(change[np.ix_(chosen, chosen)]).max()) or 1.0
     records = [
         {
-            "truth": names[i], "predicted": names[j], "change": float(change[i, j]),
-            "strength": abs(float(change[i, j])) / largest, "model": "distilled" if change[i, j] > 0 else "alone",
+            "truth": names[i],
+            "predicted": names[j],
+            "change": float(change[i, j]),
+            "strength": abs(float(change[i, j])) / largest,
+            "model": "distilled" if change[i, j] > 0 else "alone",
             "text": _signed(float(change[i, j])) if abs(change[i, j]) >= 0.15 * largest else "",
         }
-        for i in chosen for j in chosen
+        for i in chosen
+        for j in chosen
     ]
     order = [names[i] for i in chosen]
     gained = float(np.trace(change))
     figure = draw(
-        "confusion", "Distilled minus alone, in test samples",
+        "confusion",
+        "Distilled minus alone, in test samples",
         f"Each cell says how much more (+) or less ({numbers.MINUS}) often the distilled student gives that answer "
         "than the student alone, rounded. Gains on the diagonal and losses beside it are good.",
         f"Change of the confusion matrix: {_signed(gained) or '0'} right answers in all.",
@@ -167,10 +194,12 @@ def _mistakes(tables: dict[str, np.ndarray[Any, Any]], classes: Sequence[str]) -
     pairs = [divmod(int(flat), both.shape[1]) for flat in order]
     return [
         Mistake(
-            str(classes[i]), str(classes[j]),
+            str(classes[i]),
+            str(classes[j]),
             tuple(f"{table[i, j]:.1f}".removesuffix(".0") for table in tables.values()),
         )
-        for i, j in pairs if both[i, j] > 0
+        for i, j in pairs
+        if both[i, j] > 0
     ]
 
 
@@ -186,16 +215,18 @@ def disagreements(files: RunFiles, evaluation: EvaluationResult) -> Disagreement
     for position, record in enumerate(evaluation.disagreements):
         sample = None if samples is None else samples[position]
         values = () if sample is None or pictures else tuple(np.ravel(sample)[:MOST_VALUES].tolist())
-        found.append(Disagreement(
-            name=short(str(record.get("name") or f"test row {record.get('row')}"), 40),
-            truth=_value(record.get("label"), evaluation),
-            answers=(
-                _answer("teacher", record, "teacher_confidence", evaluation),
-                _answer("distilled", record, "student_confidence", evaluation),
-            ),
-            picture=data_uri(sample) if sample is not None and pictures else "",
-            values=tuple(numbers.significant(float(value)) for value in values),
-        ))
+        found.append(
+            Disagreement(
+                name=short(str(record.get("name") or f"test row {record.get('row')}"), 40),
+                truth=_value(record.get("label"), evaluation),
+                answers=(
+                    _answer("teacher", record, "teacher_confidence", evaluation),
+                    _answer("distilled", record, "student_confidence", evaluation),
+                ),
+                picture=data_uri(sample) if sample is not None and pictures else "",
+                values=tuple(numbers.significant(float(value)) for value in values),
+            )
+        )
     size = 0 if samples is None or pictures else int(np.prod(samples.shape[1:]))
     figure = None if evaluation.task == "classification" else _answer_figure(evaluation)
     return Disagreements(tuple(found), pictures, min(size, MOST_VALUES), max(0, size - MOST_VALUES), figure)
@@ -229,11 +260,14 @@ def _answer_figure(evaluation: EvaluationResult) -> Figure | None:
     names = [f"{position}. {short(name, 14)}" for position, name in enumerate(known, start=1)]
     records = [
         {"sample": name, "model": "truth" if key == "label" else key, "value": float(np.ravel(record[key])[0])}
-        for name, record in zip(names, chosen, strict=True) for key in ("label", "teacher", "distilled")
+        for name, record in zip(names, chosen, strict=True)
+        for key in ("label", "teacher", "distilled")
     ]
     return draw(
-        "answers", "Answers to the samples that differ most",
+        "answers",
+        "Answers to the samples that differ most",
         "The upright bar is the true value; the closer a mark lies to it, the better that answer.",
         "True value and both answers for each of the samples in the table below.",
-        lambda: answer_rows(records, names, title="Value"), height=60 + 25 * len(names),
+        lambda: answer_rows(records, names, title="Value"),
+        height=60 + 25 * len(names),
     )

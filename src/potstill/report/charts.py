@@ -33,20 +33,27 @@ def score_rows(records: Records, *, kind: str, title: str) -> Chart:
     alt = altair()
     seeds = [{"model": r["model"], "label": r["label"], "value": seed} for r in records for seed in r["seeds"]]
     y = alt.Y("label:N", sort=[r["label"] for r in records], axis=None)
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=14),
-              axis=alt.Axis(format=axis_format(kind), tickCount=5))
+    x = alt.X(
+        "value:Q",
+        title=title,
+        scale=alt.Scale(zero=False, nice=True, padding=14),
+        axis=alt.Axis(format=axis_format(kind), tickCount=5),
+    )
     base = alt.Chart(rows(records))
     colour = series()["color"]
     layers = [
-        base.mark_rule(strokeWidth=2.5, strokeCap="round").encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y,
-                                                                  color=colour),
+        base.mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+            x=alt.X("low:Q", title=title), x2="high:Q", y=y, color=colour
+        ),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y=y, **series()),
         base.mark_text(align="left", dy=-19, fontWeight=600, **HALO).encode(
-            x=alt.value(2), y=y, text="label:N", color=colour),
+            x=alt.value(2), y=y, text="label:N", color=colour
+        ),
     ]
     if seeds:
-        layers.insert(1, alt.Chart(rows(seeds)).mark_tick(thickness=1.5, size=15, opacity=0.65).encode(
-            x=x, y=y, color=colour))
+        layers.insert(
+            1, alt.Chart(rows(seeds)).mark_tick(thickness=1.5, size=15, opacity=0.65).encode(x=x, y=y, color=colour)
+        )
     return alt.layer(*layers)
 
 
@@ -59,16 +66,22 @@ def difference_rows(records: Records, *, kind: str, title: str) -> Chart:
     base = alt.Chart(rows(scaled))
     reach = max([abs(r[key]) for r in scaled for key in ("low", "high")] + [1e-9])
     ends = [min(0.0, *(r["low"] for r in scaled)) - 0.12 * reach, max(0.0, *(r["high"] for r in scaled)) + 0.12 * reach]
-    x = alt.X("value:Q", title=title, scale=alt.Scale(domain=ends, nice=True),
-              axis=alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+~g')", tickCount=5))
+    x = alt.X(
+        "value:Q",
+        title=title,
+        scale=alt.Scale(domain=ends, nice=True),
+        axis=alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+~g')", tickCount=5),
+    )
     zero = alt.Chart(rows([{"value": 0}])).mark_rule(stroke=SOFT, strokeWidth=1.5).encode(x="value:Q")
     return alt.layer(
         zero,
         base.mark_rule(strokeWidth=2.5, strokeCap="round", stroke="var(--distilled)").encode(
-            x=alt.X("low:Q", title=title), x2="high:Q", y=y),
+            x=alt.X("low:Q", title=title), x2="high:Q", y=y
+        ),
         base.mark_point(filled=True, size=95, opacity=1, fill="var(--distilled)").encode(x=x, y=y),
         base.mark_text(align="left", dy=-19, fontWeight=600, fill=INK, **HALO).encode(
-            x=alt.value(2), y=y, text="label:N"),
+            x=alt.value(2), y=y, text="label:N"
+        ),
     )
 
 
@@ -98,8 +111,12 @@ def cost_scatter(records: Records, *, kind: str, cost_title: str, score_title: s
     low, high = min(ends) - margin, max(ends) + margin
 
     def upright(field: str) -> Any:
-        return alt.Y(field, title=score_title, scale=alt.Scale(domain=[low, high], nice=False, zero=False),
-                     axis=alt.Axis(format=axis_format(kind), tickCount=5))
+        return alt.Y(
+            field,
+            title=score_title,
+            scale=alt.Scale(domain=[low, high], nice=False, zero=False),
+            axis=alt.Axis(format=axis_format(kind), tickCount=5),
+        )
 
     def along(field: str) -> Any:
         return alt.X(field, title=cost_title, scale=scale, axis=axis)
@@ -115,26 +132,33 @@ def cost_scatter(records: Records, *, kind: str, cost_title: str, score_title: s
     placed = []
     for record, spot, own in zip(records, places, spots, strict=True):
         outer = spots[spot.beside]
-        placed.append({
-            **record, "at": records[spot.beside]["cost"], "right": spot.right,
-            "height": high - spot.y / PLOT_HEIGHT * (high - low),
-            "moved": math.hypot(spot.y - own[1], outer[0] - own[0]) > MOVED,
-        })
+        placed.append(
+            {
+                **record,
+                "at": records[spot.beside]["cost"],
+                "right": spot.right,
+                "height": high - spot.y / PLOT_HEIGHT * (high - low),
+                "moved": math.hypot(spot.y - own[1], outer[0] - own[0]) > MOVED,
+            }
+        )
     colour = series()["color"]
 
     def some(keep: str, value: bool) -> Chart:
         return alt.Chart(rows([record for record in placed if record[keep] == value]))
 
     layers = [
-        alt.Chart(rows([r for r in placed if r["low"] is not None])).mark_rule(strokeWidth=1.5, opacity=0.7).encode(
-            x=x, y=upright("low:Q"), y2="high:Q", color=colour),
-        some("moved", True).mark_rule(strokeWidth=1, opacity=0.6).encode(
-            x=x, y=y, x2="at:Q", y2="height:Q", color=colour),
+        alt.Chart(rows([r for r in placed if r["low"] is not None]))
+        .mark_rule(strokeWidth=1.5, opacity=0.7)
+        .encode(x=x, y=upright("low:Q"), y2="high:Q", color=colour),
+        some("moved", True)
+        .mark_rule(strokeWidth=1, opacity=0.6)
+        .encode(x=x, y=y, x2="at:Q", y2="height:Q", color=colour),
         some("file", False).mark_point(filled=True, size=100, opacity=1).encode(x=x, y=y, **series()),
         some("file", True).mark_point(filled=False, size=210, strokeWidth=1.8, opacity=1).encode(x=x, y=y, **series()),
         *(
-            some("right", right).mark_text(align=align, dx=dx, dy=1, **HALO).encode(
-                x=along("at:Q"), y=upright("height:Q"), text="label:N", color=colour)
+            some("right", right)
+            .mark_text(align=align, dx=dx, dy=1, **HALO)
+            .encode(x=along("at:Q"), y=upright("height:Q"), text="label:N", color=colour)
             for right, align, dx in ((True, "left", 14), (False, "right", -14))
         ),
     ]
@@ -161,12 +185,16 @@ def epoch_lines(records: Records, *, kind: str, title: str, domain: Sequence[flo
     alt = altair()
     bounds = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain), nice=False)
     last_epoch = max(r["epoch"] for r in records)
-    return alt.Chart(rows(records)).mark_line(clip=True, strokeWidth=2, opacity=0.9, point=last_epoch <= 3).encode(
-        x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False, format="d")),
-        y=alt.Y("value:Q", title=title, scale=bounds, axis=alt.Axis(format=axis_format(kind), tickCount=5)),
-        color=series()["color"],
-        strokeDash=alt.StrokeDash("model:N", scale=alt.Scale(domain=list(MODELS), range=DASHES), legend=None),
-        detail="seed:N",
+    return (
+        alt.Chart(rows(records))
+        .mark_line(clip=True, strokeWidth=2, opacity=0.9, point=last_epoch <= 3)
+        .encode(
+            x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False, format="d")),
+            y=alt.Y("value:Q", title=title, scale=bounds, axis=alt.Axis(format=axis_format(kind), tickCount=5)),
+            color=series()["color"],
+            strokeDash=alt.StrokeDash("model:N", scale=alt.Scale(domain=list(MODELS), range=DASHES), legend=None),
+            detail="seed:N",
+        )
     )
 
 
@@ -174,8 +202,11 @@ def reliability_lines(records: Records) -> Chart:
     """Draw accuracy against confidence, ``{"model", "confidence", "accuracy", "share"}``, with the ideal diagonal."""
     alt = altair()
     unit = alt.Scale(domain=[0, 1])
-    ideal = alt.Chart(rows([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
-        stroke=SOFT, strokeDash=[4, 4], strokeWidth=1.2).encode(x=alt.X("x:Q", scale=unit), y=alt.Y("y:Q", scale=unit))
+    ideal = (
+        alt.Chart(rows([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+        .mark_line(stroke=SOFT, strokeDash=[4, 4], strokeWidth=1.2)
+        .encode(x=alt.X("x:Q", scale=unit), y=alt.Y("y:Q", scale=unit))
+    )
     base = alt.Chart(rows(records))
     x = alt.X("confidence:Q", title="Stated confidence", scale=unit, axis=alt.Axis(format=".0%", tickCount=5))
     y = alt.Y("accuracy:Q", title="Share that is right", scale=unit, axis=alt.Axis(format=".0%", tickCount=5))
@@ -183,8 +214,8 @@ def reliability_lines(records: Records) -> Chart:
         ideal,
         base.mark_line(strokeWidth=1.5, opacity=0.75).encode(x=x, y=y, color=series()["color"]),
         base.mark_point(filled=True, opacity=1).encode(
-            x=x, y=y, size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 1], range=[22, 150]), legend=None),
-            **series()),
+            x=x, y=y, size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 1], range=[22, 150]), legend=None), **series()
+        ),
     )
 
 
@@ -192,17 +223,30 @@ def confusion_cells(records: Records, classes: Sequence[str], *, numbers: bool) 
     """Draw the change of each confusion count: ``{"truth", "predicted", "change", "strength", "model", "text"}``."""
     alt = altair()
     order = list(classes)
-    x = alt.X("predicted:N", sort=order, title="Predicted class", axis=alt.Axis(
-        labelAngle=0 if max(map(len, order)) <= 3 else -40, labelLimit=90, grid=False, ticks=False, domain=False))
-    y = alt.Y("truth:N", sort=order, title="True class", axis=alt.Axis(
-        labelLimit=100, grid=False, ticks=False, domain=False))
+    x = alt.X(
+        "predicted:N",
+        sort=order,
+        title="Predicted class",
+        axis=alt.Axis(
+            labelAngle=0 if max(map(len, order)) <= 3 else -40, labelLimit=90, grid=False, ticks=False, domain=False
+        ),
+    )
+    y = alt.Y(
+        "truth:N", sort=order, title="True class", axis=alt.Axis(labelLimit=100, grid=False, ticks=False, domain=False)
+    )
     base = alt.Chart(rows(records))
-    layers = [base.mark_rect(stroke=LINE, strokeWidth=0.5).encode(
-        x=x, y=y,
-        fill=alt.Color("model:N", scale=alt.Scale(domain=["alone", "distilled"],
-                                                  range=["var(--alone)", "var(--distilled)"]), legend=None),
-        fillOpacity=alt.FillOpacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.5]), legend=None),
-    )]
+    layers = [
+        base.mark_rect(stroke=LINE, strokeWidth=0.5).encode(
+            x=x,
+            y=y,
+            fill=alt.Color(
+                "model:N",
+                scale=alt.Scale(domain=["alone", "distilled"], range=["var(--alone)", "var(--distilled)"]),
+                legend=None,
+            ),
+            fillOpacity=alt.FillOpacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.5]), legend=None),
+        )
+    ]
     if numbers:
         layers.append(base.mark_text(fontSize=11.5, fill=INK).encode(x=x, y=y, text="text:N"))
     return alt.layer(*layers)

@@ -80,15 +80,31 @@ def rows(records: list[dict[str, Any]]) -> Any:
 
 def _svg(chart: Chart, width: int, height: int, *, prefix: str, alternative: str) -> str:
     convert = require("vl_convert", feature="writing the report", extra="report")
-    fitted = chart.properties(width=width, height=height, autosize=altair().AutoSizeParams(
-        type="fit", contains="padding"))
+    fitted = chart.properties(
+        width=width, height=height, autosize=altair().AutoSizeParams(type="fit", contains="padding")
+    )
     axis = {
-        "domainColor": LINE, "gridColor": LINE, "tickColor": LINE, "labelColor": SOFT, "titleColor": SOFT,
-        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 8, "labelPadding": 5,
-        "labelFlush": False, "tickSize": 4, "domain": False,
+        "domainColor": LINE,
+        "gridColor": LINE,
+        "tickColor": LINE,
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "labelPadding": 5,
+        "labelFlush": False,
+        "tickSize": 4,
+        "domain": False,
     }
     styled = fitted.configure(
-        font=FONT, aria=False, background="transparent", padding=2, axis=axis, view={"stroke": None},
+        font=FONT,
+        aria=False,
+        background="transparent",
+        padding=2,
+        axis=axis,
+        view={"stroke": None},
         text={"fill": INK, "fontSize": 12.5},
     )
     version = ".".join(altair().SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -109,7 +125,7 @@ def _inline(svg: str, prefix: str, alternative: str) -> str:
     ids: dict[str, str] = {}
     for found in re.findall(r'\bid="([^"]+)"', svg):
         ids.setdefault(found, f"{prefix}-{len(ids)}")
-    body = svg[match.end():]
+    body = svg[match.end() :]
     for old, new in ids.items():
         body = body.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     empty = r'<path class="(?:background|foreground)" aria-hidden="true" d="(?:M0,0h0v0h0Z)?"[^>]*/>'

@@ -46,8 +46,11 @@ def steps(evaluation: EvaluationResult) -> list[Step]:
     metric = evaluation.headline_metric
     names = [name for name in ("alone", "distilled", "teacher") if name in evaluation.models]
     return [
-        Step(name, {"alone": "alone", "distilled": "distilled", "teacher": "teacher"}[name],
-             numbers.score(metric, evaluation.models[name].metrics.get(metric)))
+        Step(
+            name,
+            {"alone": "alone", "distilled": "distilled", "teacher": "teacher"}[name],
+            numbers.score(metric, evaluation.models[name].metrics.get(metric)),
+        )
         for name in names
     ]
 
@@ -75,11 +78,16 @@ def key_numbers(files: RunFiles, evaluation: EvaluationResult) -> list[KeyNumber
     metric = evaluation.headline_metric
     quality = f"{numbers.in_prose(metric)} {numbers.score(metric, kept)}" if kept is not None else ""
     tiles = [
-        KeyNumber("Parameters", numbers.count(student.parameters),
-                  _times(teacher.parameters if teacher else None, student.parameters, "fewer than the teacher")),
-        KeyNumber("Size", numbers.megabytes(size),
-                  _joined(source, quality,
-                          _times(teacher.bytes if teacher else None, size, "smaller than the teacher"))),
+        KeyNumber(
+            "Parameters",
+            numbers.count(student.parameters),
+            _times(teacher.parameters if teacher else None, student.parameters, "fewer than the teacher"),
+        ),
+        KeyNumber(
+            "Size",
+            numbers.megabytes(size),
+            _joined(source, quality, _times(teacher.bytes if teacher else None, size, "smaller than the teacher")),
+        ),
     ]
     if speed is not None:
         slower = latency(teacher.latency_ms) if teacher else None

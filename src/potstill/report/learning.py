@@ -101,28 +101,39 @@ def _figures(files: RunFiles, name: str) -> list[Figure]:
     if scores:
         domain = close_up(scores)
         cut = " The first epochs lie below the drawn range." if domain else ""
-        found.append(draw(
-            "validation", f"{metric.label} on the validation split",
-            f"Each line is one training. The epoch with the highest value is the one that is kept.{cut}",
-            f"Validation {numbers.in_prose(name)} by epoch. " + _ends(files, name),
-            lambda: epoch_lines(scores, kind=metric.kind, title=metric.label, domain=domain), height=290,
-        ))
+        found.append(
+            draw(
+                "validation",
+                f"{metric.label} on the validation split",
+                f"Each line is one training. The epoch with the highest value is the one that is kept.{cut}",
+                f"Validation {numbers.in_prose(name)} by epoch. " + _ends(files, name),
+                lambda: epoch_lines(scores, kind=metric.kind, title=metric.label, domain=domain),
+                height=290,
+            )
+        )
     losses = curve(files, "train_loss")
     if losses:
-        found.append(draw(
-            "loss", "Training loss",
-            "Compare shapes, not heights: alone and distilled students minimise different formulas.",
-            "Training loss by epoch: " + "; ".join(
-                f"{MODEL_NAMES[record['model']]} ends at {numbers.significant(record['value'])}"
-                for record in {r["model"]: r for r in losses}.values()),
-            lambda: epoch_lines(losses, kind="number", title="Loss"), height=290,
-        ))
+        found.append(
+            draw(
+                "loss",
+                "Training loss",
+                "Compare shapes, not heights: alone and distilled students minimise different formulas.",
+                "Training loss by epoch: "
+                + "; ".join(
+                    f"{MODEL_NAMES[record['model']]} ends at {numbers.significant(record['value'])}"
+                    for record in {r["model"]: r for r in losses}.values()
+                ),
+                lambda: epoch_lines(losses, kind="number", title="Loss"),
+                height=290,
+            )
+        )
     return found
 
 
 def _ends(files: RunFiles, name: str) -> str:
     best = [
         f"{MODEL_NAMES[one.model]}{'' if one.seed is None else f', seed {one.seed}'}: best {numbers.score(name, value)}"
-        for one in files.trained if (value := numbers.finite(one.result.get("best_validation"))) is not None
+        for one in files.trained
+        if (value := numbers.finite(one.result.get("best_validation"))) is not None
     ]
     return "; ".join(best)

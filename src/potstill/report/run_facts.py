@@ -94,8 +94,11 @@ def split_rows(files: RunFiles) -> list[SplitRow]:
     for name in ("train", "validation", "test"):
         shift = numbers.finite(shifts.get(name))
         note = "" if shift is None else "clear" if shift >= LARGE_SHIFT else "small"
-        found.append(SplitRow(
-            name.capitalize(), _count(data.get(name)), roles.get(name, ""), numbers.significant(shift, 2), note))
+        found.append(
+            SplitRow(
+                name.capitalize(), _count(data.get(name)), roles.get(name, ""), numbers.significant(shift, 2), note
+            )
+        )
     return found
 
 
@@ -154,7 +157,8 @@ def facts(files: RunFiles) -> list[tuple[str, str]]:
     machine = run.get("machine") or {}
     parts = [
         {"cpu": str(machine[name]), "device": f"device {machine[name]}"}.get(name, f"{machine[name]} {name}")
-        for name in ("cpu", "cores", "threads", "device") if machine.get(name) not in (None, "", "cpu")
+        for name in ("cpu", "cores", "threads", "device")
+        if machine.get(name) not in (None, "", "cpu")
     ]
     versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
     found = [

@@ -114,35 +114,49 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
     name = evaluation.headline_metric
     metric = numbers.metric(name)
     records = [
-        _row(one.name, f"{MODEL_NAMES[one.name]}  {numbers.score(name, one.metrics[name])}", one.metrics[name],
-             one.intervals.get(name), one.per_seed.get(name, ()) if len(evaluation.seeds) > 1 else ())
-        for one in present(evaluation) if name in one.metrics
+        _row(
+            one.name,
+            f"{MODEL_NAMES[one.name]}  {numbers.score(name, one.metrics[name])}",
+            one.metrics[name],
+            one.intervals.get(name),
+            one.per_seed.get(name, ()) if len(evaluation.seeds) > 1 else (),
+        )
+        for one in present(evaluation)
+        if name in one.metrics
     ]
     if not records:
         return []
     ticks = " Small ticks are single seeds." if any(record["seeds"] for record in records) else ""
-    found = [draw(
-        "scores", f"{metric.label} on the test split",
-        f"The dot is the measured value; the line is its 95{numbers.THIN}% interval, the range the true value "
-        f"plausibly lies in.{ticks}",
-        "; ".join(f"{record['label']}" for record in records),
-        lambda: score_rows(records, kind=metric.kind, title=metric.label), height=74 * len(records) + 45,
-    )]
+    found = [
+        draw(
+            "scores",
+            f"{metric.label} on the test split",
+            f"The dot is the measured value; the line is its 95{numbers.THIN}% interval, the range the true value "
+            f"plausibly lies in.{ticks}",
+            "; ".join(f"{record['label']}" for record in records),
+            lambda: score_rows(records, kind=metric.kind, title=metric.label),
+            height=74 * len(records) + 45,
+        )
+    ]
     labels = {"distilled-alone": "Distilled against alone", "distilled-teacher": "Distilled against teacher"}
     changes = [
         _row("distilled", f"{label}  {numbers.difference(name, change.value)}", change.value, (change.low, change.high))
-        for pair, label in labels.items() if (change := evaluation.differences.get(pair, {}).get(name)) is not None
+        for pair, label in labels.items()
+        if (change := evaluation.differences.get(pair, {}).get(name)) is not None
     ]
     if changes:
         unit = "percentage points" if metric.kind == "percent" else metric.label
-        found.append(draw(
-            "differences", "What distillation changed",
-            "Right of the vertical line the distilled student is better. A difference is clear when its interval "
-            "does not touch that line.",
-            "; ".join(f"{record['label']}" for record in changes),
-            lambda: difference_rows(changes, kind=metric.kind, title=f"Difference in {unit}"),
-            height=74 * max(len(changes), 2) + 45,
-        ))
+        found.append(
+            draw(
+                "differences",
+                "What distillation changed",
+                "Right of the vertical line the distilled student is better. A difference is clear when its interval "
+                "does not touch that line.",
+                "; ".join(f"{record['label']}" for record in changes),
+                lambda: difference_rows(changes, kind=metric.kind, title=f"Difference in {unit}"),
+                height=74 * max(len(changes), 2) + 45,
+            )
+        )
     return found
 
 
@@ -159,22 +173,42 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
     metric, budget = numbers.metric(name), files.recipe.get("budget") or {}
     reading = "Up is better, left is cheaper. Hollow marks are the exported files, as deployed."
     kinds: tuple[tuple[str, str, str, str, ModelCost, FileCost], ...] = (
-        ("size", "Score against size", "Megabytes", "megabytes",
-         lambda one: one.bytes / 1e6, lambda file: numbers.finite(file.get("bytes", 0) / 1e6)),
-        ("latency", "Score against time for one sample", "Milliseconds, median", "milliseconds",
-         lambda one: latency(one.latency_ms), lambda file: latency(file.get("latency_ms"))),
+        (
+            "size",
+            "Score against size",
+            "Megabytes",
+            "megabytes",
+            lambda one: one.bytes / 1e6,
+            lambda file: numbers.finite(file.get("bytes", 0) / 1e6),
+        ),
+        (
+            "latency",
+            "Score against time for one sample",
+            "Milliseconds, median",
+            "milliseconds",
+            lambda one: latency(one.latency_ms),
+            lambda file: latency(file.get("latency_ms")),
+        ),
     )
     found = []
     for key, title, axis, limit_name, model_cost, file_cost in kinds:
         records = [
             {**_row(one.name, one.name, one.metrics[name], one.intervals.get(name)), "cost": cost, "file": False}
-            for one in present(evaluation) if name in one.metrics and (cost := model_cost(one))
+            for one in present(evaluation)
+            if name in one.metrics and (cost := model_cost(one))
         ]
         if not records:
             continue
         records += [
-            {"model": "distilled", "label": str(file["format"]), "value": value, "low": None, "high": None,
-             "cost": cost, "file": True}
+            {
+                "model": "distilled",
+                "label": str(file["format"]),
+                "value": value,
+                "low": None,
+                "high": None,
+                "cost": cost,
+                "file": True,
+            }
             for file in good_files(files)
             if (cost := file_cost(file)) and (value := numbers.finite(file.get("accuracy_file"))) is not None
         ]
@@ -184,9 +218,16 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
             for r in records
         )
         dashed = " The dashed line is the budget's limit." if limit else ""
-        found.append(draw(
-            key, title.replace("Score", metric.label), reading + dashed, described,
-            partial(cost_scatter, records, kind=metric.kind, cost_title=axis, score_title=metric.label, limit=limit),
-            height=300,
-        ))
+        found.append(
+            draw(
+                key,
+                title.replace("Score", metric.label),
+                reading + dashed,
+                described,
+                partial(
+                    cost_scatter, records, kind=metric.kind, cost_title=axis, score_title=metric.label, limit=limit
+                ),
+                height=300,
+            )
+        )
     return found

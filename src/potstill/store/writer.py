@@ -245,8 +245,7 @@ def _fill(
 def _empty(manifest: Manifest, block: int) -> _Pending:
     start, stop = manifest.block_rows(block)
     values = {
-        name: np.empty((stop - start, *spec.shape), NUMPY_DTYPES[spec.dtype])
-        for name, spec in manifest.signals.items()
+        name: np.empty((stop - start, *spec.shape), NUMPY_DTYPES[spec.dtype]) for name, spec in manifest.signals.items()
     }
     return _Pending(values, np.zeros(stop - start, dtype=bool))
 

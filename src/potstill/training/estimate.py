@@ -89,7 +89,8 @@ def estimate(
             for batch in batches(
                 data.train,
                 batch_size=settings.batch_size,
-                seed=task.augment_seed,
+                seed=task.seed,
+                augment_seed=task.augment_seed,
                 epoch=epoch % views if views else epoch,
                 views=views,
                 augment=augment,

@@ -51,7 +51,6 @@ from potstill.training.step import NotFiniteError, take_step
 from potstill.training.track import Tracker, open_trackers
 from potstill.training.validate import Validation, validate
 
-ORDER_STRIDE = 1_000_003
 NOTE_SECONDS = 0.5
 
 
@@ -237,9 +236,7 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
         state.norms += taken.norm
         if settings.ema is not None:
             update_average(state.average, run.weights, settings.ema, counters.step)
-        state.counters = replace(
-            counters, step=counters.step + 1, batch=counters.batch + 1, seen=counters.seen + count
-        )
+        state.counters = replace(counters, step=counters.step + 1, batch=counters.batch + 1, seen=counters.seen + count)
         now = time.monotonic()
         if now - noted > NOTE_SECONDS:
             noted = now
@@ -269,9 +266,7 @@ def _close_epoch(run: Run, state: State) -> None:
         epoch = counters.epoch + 1
         if _is_better(validation, counters):
             state.best = _snapshot(machine.learner.student)
-            counters = replace(
-                counters, best_epoch=epoch, best_metric=validation.metric, best_loss=validation.loss
-            )
+            counters = replace(counters, best_epoch=epoch, best_metric=validation.metric, best_loss=validation.loss)
     names = [term.name for term in machine.objective.terms]
     row = {
         "epoch": epoch,
@@ -336,16 +331,14 @@ def _global_batches(run: Run, counters: Counters) -> tuple[Iterator[Batch], Iter
     task, accelerator = run.task, run.machine.accelerator
     size, count = task.settings.batch_size, len(task.data.train)
     last = count - (run.per_epoch - 1) * size
-    # Other seeds see the samples in another order but in the same views: the views of epoch e are those of every
-    # epoch that is a multiple of their number later.
-    shift = ORDER_STRIDE * (task.views or 1) * ((task.seed - task.augment_seed) % 2**20)
 
     def part_of(start: int, stop: int, part: tuple[int, int]) -> Iterator[Batch]:
         return batches(
             task.data.train,
             batch_size=size,
-            seed=task.augment_seed,
-            epoch=counters.epoch + shift,
+            seed=task.seed,
+            augment_seed=task.augment_seed,
+            epoch=counters.epoch,
             views=task.views,
             augment=task.augment,
             num_classes=task.data.num_outputs,

@@ -184,9 +184,7 @@ def smoothed(objective: Objective, label_smoothing: float, task: str) -> Objecti
     if not label_smoothing:
         return objective
     if task == "regression":
-        raise UsageError(
-            f"training.label_smoothing={label_smoothing} has no meaning in regression. Set it to 0."
-        )
+        raise UsageError(f"training.label_smoothing={label_smoothing} has no meaning in regression. Set it to 0.")
     return Objective([_smoothed(term, label_smoothing) for term in objective.terms])
 
 
@@ -204,7 +202,7 @@ def identity(student: nn.Module, task: Task) -> dict[str, Any]:
     augment = task.augment and {name: getattr(task.augment, name) for name in Augment.model_fields}
     return {
         **{f"training.{name}": value for name, value in settings.items()},
-        **{f"objective.{term.name}": _described(term) for term in task.objective.terms},
+        **{f"objective.{term.name}": term.describe() for term in task.objective.terms},
         "seed": task.seed,
         "augment_seed": task.augment_seed,
         "views": task.views,
@@ -214,17 +212,3 @@ def identity(student: nn.Module, task: Task) -> dict[str, Any]:
         "student": fingerprint.of_json(shapes),
         "teacher": task.teacher.fingerprint if task.teacher is not None and task.objective.needs_teacher else None,
     }
-
-
-def _described(term: Term) -> list[Any]:
-    # Functions are named, not printed: their addresses differ from process to process.
-    def plain(value: Any) -> Any:
-        return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-    return [
-        getattr(term.loss, "__name__", type(term.loss).__name__),
-        plain(term.weight),
-        term.student,
-        term.teacher,
-        {name: plain(value) for name, value in term.options.items()},
-    ]

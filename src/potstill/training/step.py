@@ -215,4 +215,3 @@ def what_is_bad(machine: Machine, sums: Tensor) -> str:
 
 def _first_bad_gradient(named: Any) -> str | None:
     return next((name for name, p in named if p.grad is not None and not bool(p.grad.isfinite().all())), None)
-

@@ -24,10 +24,14 @@ class InvertedResidual(nn.Module):
         inner = in_channels * expansion
         self.residual = stride == 1 and in_channels == channels
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(),
-            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=inner, bias=False), nn.BatchNorm2d(inner),
+            nn.Conv2d(in_channels, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
             nn.ReLU(),
-            nn.Conv2d(inner, channels, 1, bias=False), nn.BatchNorm2d(channels),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
