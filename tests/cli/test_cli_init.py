@@ -91,7 +91,13 @@ def talk(answers: list[str]) -> tuple[str, int]:
     """Run ``potstill init`` on a terminal of its own, answering every question as it comes."""
     main, worker = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "potstill.cli", "init"], stdin=worker, stdout=worker, stderr=worker, close_fds=True
+        [sys.executable, "-m", "potstill.cli", "init"],
+        stdin=worker,
+        stdout=worker,
+        stderr=worker,
+        close_fds=True,
+        # A test run in the background may ignore interrupts, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(worker)
     shown, waiting, interrupts = "", list(answers), 0

@@ -117,3 +117,20 @@ def test_better_than_the_teacher_and_a_teacher_that_knows_nothing() -> None:
 def test_json_round_trip() -> None:
     verdict = accuracy(0.021, 0.014, 0.028)
     assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_worse_and_better_calibration_are_said_and_chance_is_not() -> None:
+    scores = {
+        "teacher": {"accuracy": 0.93, "ece": 0.04},
+        "alone": {"accuracy": 0.75, "ece": 0.032},
+        "distilled": {"accuracy": 0.79, "ece": 0.147},
+    }
+    worse = accuracy(0.021, 0.014, 0.028, scores=scores, calibration=Difference(0.115, 0.10, 0.13))
+    assert any("less well calibrated" in text and "0.147 against 0.032" in text for text in worse.sentences)
+    better = accuracy(0.021, 0.014, 0.028, scores=scores, calibration=Difference(-0.1, -0.12, -0.08))
+    assert any("is better calibrated" in text for text in better.sentences)
+    for silent in (
+        accuracy(0.021, 0.014, 0.028, scores=scores, calibration=Difference(0.01, -0.01, 0.03)),
+        accuracy(0.021, 0.014, 0.028, scores=scores),
+    ):
+        assert not any("calibrated" in text for text in silent.sentences)

@@ -349,7 +349,7 @@ def test_losses_of_the_user(tmp_path):
     (tmp_path / "broken.py").write_text("import no_such_package_at_all")
     with pytest.raises(UsageError, match="ModuleNotFoundError"):
         find_loss("broken.py:margin", tmp_path)
-    with pytest.raises(UsageError, match="importing no_such_package_at_all failed"):
+    with pytest.raises(UsageError, match="Importing 'no_such_package_at_all' failed"):
         find_loss("no_such_package_at_all:margin")
 
 

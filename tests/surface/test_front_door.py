@@ -134,3 +134,11 @@ def test_every_example_is_run() -> None:
     found = {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.yaml")}
     assert found == set(EXAMPLES)
     assert (ROOT / "examples/python/digits.py").read_text().count("potstill.distill") == 1
+
+
+def test_the_loop_of_your_own_in_the_python_guide_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide/python.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    done = run_python(blocks[1])
+    assert done.returncode == 0, done.stderr
+    assert "forward_kl" in done.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from potstill.core.errors import PotstillError
@@ -22,7 +24,21 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise PotstillError(
-            f'{feature} needs the package "{error.name}", which is not installed. '
-            f'Install it with: pip install "potstill[{extra}]"'
-        ) from error
+        raise _missing(error.name, feature, extra) from error
+
+
+def check_installed(modules: Iterable[str], *, feature: str, extra: str) -> None:
+    """Raise the same `PotstillError` as `require` for the first module that is not installed, importing none.
+
+    Use it before expensive work that ends in the feature.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise _missing(module, feature, extra)
+
+
+def _missing(module: str, feature: str, extra: str) -> PotstillError:
+    return PotstillError(
+        f'{feature} needs the package "{module}", which is not installed. '
+        f'Install it with: pip install "potstill[{extra}]"'
+    )

@@ -123,6 +123,7 @@ def with_limits(result: EvaluationResult, limits: Sequence[Limit]) -> Evaluation
         parameters={name: scores.parameters for name, scores in result.models.items()},
         num_seeds=len(result.seeds),
         num_examples=result.num_examples,
+        calibration=result.differences["distilled-alone"].get("ece"),
         limits=limits,
     )
     return replace(result, verdict=verdict)

@@ -95,6 +95,7 @@ def judge(
     parameters: Mapping[str, int],
     num_seeds: int,
     num_examples: int,
+    calibration: Difference | None = None,
     limits: Sequence[Limit] = (),
 ) -> Verdict:
     """Put the numbers into words.
@@ -107,6 +108,7 @@ def judge(
         parameters: ``"teacher"`` and ``"distilled"`` -> number of parameters.
         num_seeds: seeds of each student.
         num_examples: test examples.
+        calibration: the calibration error's difference distilled - alone; None where there is none.
         limits: the budget, measured.
 
     """
@@ -120,6 +122,12 @@ def judge(
         sentences.append(
             f"Its typical error (RMSE, in the target's unit) is {errors[0]}; trained alone {errors[1]}, "
             f"teacher {errors[2]}."
+        )
+    if calibration is not None and calibration.clear:
+        change = "less well" if calibration.low > 0 else "better"
+        sentences.append(
+            f"Its confidence is {change} calibrated than that of the student trained alone: calibration error "
+            f"{scores['distilled']['ece']:.3f} against {scores['alone']['ece']:.3f}."
         )
     if num_seeds < SEEDS_FOR_A_CLAIM:
         sentences.append(

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.optional import check_installed
 from potstill.core.signals import Batch
-from potstill.data import Data, batches, channel_statistics, load
+from potstill.data import Data, batches, channel_statistics, check_augment, load
 from potstill.models import Preprocessor, build, load_weights, output_tensor, reinitialise, tap
 from potstill.models.taps import Where
 from potstill.objective import Objective, Term, check, find_loss, preset
@@ -71,19 +72,19 @@ class Job:
         return _taps(self.objective.teacher_signals, self.recipe.teacher.taps, self.given.teacher_taps)
 
 
-def build_job(recipe: schema.Recipe, *, base: Path, given: Given = Given()) -> Job:
+def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) -> Job:
     """Load the data, build the models and check that everything fits, before anything expensive runs.
 
     Raises:
         PotstillError: anything in the recipe, the data or the models that cannot work, with how to fix it.
 
     """
+    given = given or Given()
+    _check_rebuildable(recipe, given)
+    _check_extras(recipe)
     device = _device(recipe.device)
     data = load_data(recipe, base=base, given=given)
-    if data.kind != "image" and recipe.data.augment != schema.Augment():
-        raise PotstillError(
-            f"data.augment changes images, but the samples have shape {data.shape}. Remove data.augment."
-        )
+    check_augment(recipe.data.augment, data.shape)
     objective = given.objective or build_objective(recipe, base=base)
     trained_here = recipe.teacher.train is not None
     recipe = recipe.model_copy(
@@ -113,7 +114,32 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given = Given()) -> J
     return job
 
 
-def load_data(recipe: schema.Recipe, *, base: Path, given: Given = Given()) -> Data:
+def _check_rebuildable(recipe: schema.Recipe, given: Given) -> None:
+    """Refuse a recipe whose models or data were Python objects, unless they are given again."""
+    parts = {
+        "the data": (recipe.data.train, given.data),
+        "the teacher": (recipe.teacher.model, given.teacher),
+        "the student": (recipe.student.model, given.student),
+        "the objective": (recipe.objective, given.objective),
+    }
+    absent = [name for name, (named, value) in parts.items() if named == IN_MEMORY and value is None]
+    if absent:
+        raise UsageError(
+            f"This recipe was written by potstill.distill() with Python objects for {', '.join(absent)}, which it "
+            "cannot rebuild. Call potstill.distill() again with the same objects and the same out."
+        )
+
+
+def _check_extras(recipe: schema.Recipe) -> None:
+    """Find out before the training whether everything after it is installed."""
+    check_installed(("altair", "jinja2", "vl_convert"), feature="writing the report", extra="report")
+    if recipe.export.formats:
+        check_installed(("onnx", "onnxruntime", "onnxscript"), feature="exporting to ONNX", extra="export")
+    for tracker in {*recipe.training.track, *(recipe.teacher.train.track if recipe.teacher.train else ())}:
+        check_installed((tracker,), feature=f"tracking with {tracker}", extra="track")
+
+
+def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
     """Load and check the recipe's data, or the Python data given in its place."""
     section = recipe.data
     return load(

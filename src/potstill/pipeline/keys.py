@@ -75,10 +75,9 @@ def keys(job: Job) -> Keys:
         store if not recipe.teacher.live else [teacher, "live"],
         recipe.teacher.precision,
     ]
+    models = {seed: model_identity(job.make_student(seed)) for seed in seeds(job)}
     students = {
-        (seed, kind): fingerprint.of_json(
-            [common, seed, model_identity(job.make_student(seed)), distilled if kind == "distilled" else kind]
-        )
+        (seed, kind): fingerprint.of_json([common, seed, models[seed], distilled if kind == "distilled" else kind])
         for seed, kind in student_runs(job)
     }
     predictions = fingerprint.of_json([teacher, recipe.teacher.precision, sorted(students.values())])

@@ -74,7 +74,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
 
     """
     out, base = Path(out).absolute(), Path(base).absolute()
-    job = build_job(recipe, base=base, given=given or Given())
+    job = build_job(recipe, base=base, given=given)
     folder, key = RunFolder(out), keys(job)
     student, teacher = job.make_student(recipe.seed), job.make_teacher()
     inputs = example_batch(job, 1).inputs

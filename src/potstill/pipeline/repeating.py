@@ -9,7 +9,7 @@ from potstill.core.errors import ParityError, UsageError
 from potstill.core.files import read_json, write_text
 from potstill.evaluation import EvaluationResult, Size
 from potstill.pipeline import proof
-from potstill.pipeline.build import IN_MEMORY, build_job
+from potstill.pipeline.build import build_job
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.running import Run, write_documents
 from potstill.recipe.schema import Recipe
@@ -57,12 +57,6 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
 
     """
     folder, recipe = _opened(run_folder, "evaluation.json")
-    if IN_MEMORY in (recipe.student.model, recipe.teacher.model, recipe.data.train):
-        raise UsageError(
-            f"{folder.path} was made from Python objects, which cannot be rebuilt from its recipe. Call "
-            'potstill.distill(..., export={"formats": [...]}) again with the same objects and the same out: '
-            "everything that is finished is reused."
-        )
     if formats is not None:
         recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": list(formats)})})
     job = build_job(recipe, base=Path(folder.state["base"]))

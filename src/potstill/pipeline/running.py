@@ -101,7 +101,7 @@ def run(
 
     """
     out, base = Path(out).absolute(), Path(base).absolute()
-    job = build_job(recipe, base=base, given=given or Given())
+    job = build_job(recipe, base=base, given=given)
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
