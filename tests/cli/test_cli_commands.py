@@ -31,7 +31,10 @@ def strict_json(text: str) -> Any:
 # ---- run
 
 
-def test_run_reads_the_recipe_and_names_the_folder_after_it(fake: Any, recipe: Path, invoke: Invoke) -> None:
+def test_run_reads_the_recipe_and_names_the_folder_after_it(
+    fake: Any, recipe: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/potstill", "run", "my recipe.yaml"])
     result = invoke("run", str(recipe), "--set", "training.epochs=3", "-s", "seed=7")
     assert result.exit_code == 0
     [(name, asked)] = fake.calls
@@ -39,7 +42,7 @@ def test_run_reads_the_recipe_and_names_the_folder_after_it(fake: Any, recipe: P
     assert (asked["recipe"].training.epochs, asked["recipe"].seed) == (3, 7)
     assert asked["out"] == Path("runs/mine")
     assert asked["base"] == Path()
-    assert asked["command"].startswith("potstill ")
+    assert asked["command"] == "potstill run 'my recipe.yaml'"
 
 
 def test_run_takes_paths_from_the_folder_of_the_recipe(fake: Any, recipe: Path, invoke: Invoke, tmp_path: Path) -> None:
