@@ -111,7 +111,8 @@ class Term:
         """Return the term in words, for example ``0.9 x forward_kl(temperature=4.0) on logits``."""
         options = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(self.options.items()))
         where = self.student if self.teacher in (None, self.student) else f"{self.student} -> {self.teacher}"
-        return f"{_shown(self.weight)} x {_shown(self.loss)}({options}) on {where}"
+        call = f"{_shown(self.loss)}({options})" if options else _shown(self.loss)
+        return f"{_shown(self.weight)} x {call} on {where}"
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at a progress of training between 0 and 1."""
@@ -328,7 +329,7 @@ def check(
         _try(term, student_shape, teacher_shape, num_classes, task)
 
 
-def preset(name: str, task: str, *, label_smoothing: float = 0.0) -> Objective:
+def preset(name: str, task: str) -> Objective:
     """Return an objective by name.
 
     - ``auto`` and ``kd``: 0.1 hard + 0.9 soft. Classification: `cross_entropy` and `forward_kl` at temperature 4
@@ -341,21 +342,18 @@ def preset(name: str, task: str, *, label_smoothing: float = 0.0) -> Objective:
     Args:
         name: one of the above.
         task: ``"classification"`` or ``"regression"``.
-        label_smoothing: share of the target probability spread over all classes in the hard term.
 
     Raises:
-        UsageError: unknown name or task, or label smoothing in regression.
+        UsageError: unknown name or task.
 
     """
     if name not in _PRESETS:
         raise UsageError(f"Unknown objective {name!r}.{did_you_mean(name, _PRESETS)}")
     if task == "classification":
-        hard = partial(Term, losses.cross_entropy, label_smoothing=label_smoothing)
+        hard = partial(Term, losses.cross_entropy)
         soft = partial(Term, losses.forward_kl, temperature=4.0)
         hard_weight, soft_weight = 0.1, 0.9
     elif task == "regression":
-        if label_smoothing:
-            raise UsageError(f"label_smoothing={label_smoothing} has no meaning in regression. Set it to 0.")
         hard, soft = partial(Term, losses.mse), partial(Term, losses.teacher_mse)
         hard_weight, soft_weight = 0.5, 0.5
     else:

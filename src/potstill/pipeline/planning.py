@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from potstill.core.errors import PotstillError
 from potstill.data import num_batches
 from potstill.evaluation import predict
-from potstill.models import bytes_of_weights, flops, num_parameters
+from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.objective import preset
 from potstill.pipeline import stages
 from potstill.pipeline.build import Given, Job, answer, build_job, example_batch
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys, keys, stage_name, student_runs
-from potstill.recipe.schema import Recipe
+from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes
 from potstill.training import estimate
@@ -115,38 +115,32 @@ def _stages(
 ) -> Iterator[PlannedStage]:
     samples = len(job.data.train)
     settings = stages.training_settings(job)
-    if job.recipe.teacher.train is not None:
-        train = job.recipe.teacher.train
-        steps = train.epochs * num_batches(samples, train.batch_size)
-        seconds = steps * estimate(
-            teacher,
+
+    def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: Training) -> float:
+        step = estimate(
+            model,
             job.data,
             objective=preset("alone", job.data.task),
-            settings=train,
-            preprocess=job.teacher_preprocess,
+            settings=settings,
+            preprocess=preprocess,
             seed=job.recipe.seed,
             augment=job.augment,
             device=job.device,
         )
+        return settings.epochs * num_batches(samples, settings.batch_size) * step
+
+    if job.recipe.teacher.train is not None:
+        train = job.recipe.teacher.train
+        seconds = training_seconds(teacher, job.teacher_preprocess, train)
         what = f"train the teacher for {train.epochs} epochs"
         yield PlannedStage("teacher", what, folder.is_done("teacher", key.teacher), seconds)
     if store is not None:
         what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
         yield PlannedStage("store", what, store["recorded"], samples * store["views"] / teacher_rate)
-    steps = settings.epochs * num_batches(samples, settings.batch_size)
-    step = estimate(
-        student,
-        job.data,
-        objective=preset("alone", job.data.task),
-        settings=settings,
-        preprocess=job.student_preprocess,
-        seed=job.recipe.seed,
-        augment=job.augment,
-        device=job.device,
-    )
+    alone = training_seconds(student, job.student_preprocess, settings)
     live = samples * settings.epochs / teacher_rate if job.recipe.teacher.live else 0.0
     for seed, kind in student_runs(job):
-        seconds = steps * step + (live if kind == "distilled" else 0.0)
+        seconds = alone + (live if kind == "distilled" else 0.0)
         if settings.minutes is not None:
             seconds = min(seconds, 60 * settings.minutes)
         name, done = stage_name(seed, kind), key.students[seed, kind]
