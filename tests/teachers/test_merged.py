@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 import torch
 from torch import nn
 
@@ -92,6 +93,17 @@ def test_a_consistent_distribution_is_found_again_from_its_restrictions():
     known = [torch.tensor([0, 1, 2]), torch.tensor([4, 3, 2])]
     united = unite([truth[:, classes] for classes in known], known, torch.tensor([0.5, 0.5]), num_classes=5)
     torch.testing.assert_close(united.softmax(1), truth.softmax(1), atol=1e-5, rtol=1e-4)
+
+
+def test_teachers_of_some_classes_may_be_weighted_by_confidence():
+    """They answer with different numbers of classes."""
+    sure, vague = Constant([9.0, 0.0]), Constant([0.1, 0.0, 0.0])
+    options = {"known": [[0, 1], [1, 2, 3]], "num_classes": 4}
+    by_confidence = MergedTeacher([sure, vague], weighting="confidence", **options)(torch.zeros(2, 3))["logits"]
+    entropies = [scipy.stats.entropy(softmax(np.array(one))) for one in ([9.0, 0.0], [0.1, 0.0, 0.0])]
+    weights = np.exp(-np.array(entropies)).tolist()
+    fixed = MergedTeacher([sure, vague], weights=weights, **options)(torch.zeros(2, 3))["logits"]
+    torch.testing.assert_close(by_confidence, fixed, rtol=1e-4, atol=1e-4)
 
 
 def test_classes_that_nobody_knows_or_that_never_meet_are_refused():

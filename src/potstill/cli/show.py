@@ -106,15 +106,11 @@ def evaluation(result: EvaluationResult) -> None:
     """Print the three models side by side, and the verdict."""
     metric = result.headline_metric
     rows = []
-    shown_names = {**MODEL_NAMES, **{name: name for name in result.models if name not in MODEL_NAMES}}
-    for name, shown in shown_names.items():
-        if name not in result.models:
-            continue
-        scores = result.models[name]
+    for name, scores in result.models.items():
         latency = (scores.latency_ms or {}).get("1", {})
         rows.append(
             [
-                shown,
+                MODEL_NAMES.get(name, name),
                 score(metric, scores.metrics.get(metric)),
                 interval(metric, scores.intervals.get(metric)),
                 f"{scores.parameters:,}",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
-from potstill.objective.probe import Probe, Value, several, shape_of
+from potstill.objective.probe import Probe, Value, like_weights, several, shape_of
 
 ADAPTED = ("hidden", "embedding")
 """Kinds of signals that are adapted where the two shapes differ."""
@@ -45,7 +45,7 @@ class Resized(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return ``maps`` with the teacher's channels, rows and columns."""
-        maps = _like_weights(maps, self.project)
+        maps = like_weights(maps, self.project)
         if tuple(maps.shape[2:]) == self.size:
             return self._projected(maps)
         if self.size[0] <= maps.shape[2] and self.size[1] <= maps.shape[3]:
@@ -69,7 +69,7 @@ class Tokens(nn.Module):
         """Return (b, tokens, e): neighbouring tokens are averaged, or interpolated between."""
         if signal.dim() == 4:
             signal = signal.flatten(2).transpose(1, 2)
-        signal = _like_weights(signal, self.project)
+        signal = like_weights(signal, self.project)
         if signal.shape[1] > self.tokens:
             signal = F.adaptive_avg_pool1d(signal.transpose(1, 2), self.tokens).transpose(1, 2)
         elif signal.shape[1] < self.tokens:
@@ -88,7 +88,7 @@ class Pooled(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Return (b, e)."""
         signal = signal.mean((2, 3)) if signal.dim() == 4 else signal.mean(1) if signal.dim() == 3 else signal
-        projected: Tensor = self.project(_like_weights(signal, self.project))
+        projected: Tensor = self.project(like_weights(signal, self.project))
         return projected
 
 
@@ -139,8 +139,3 @@ def differ(probe: Probe) -> bool:
     if probe.teacher is None:
         return False
     return [shape_of(one) for one in several(probe.student)] != [shape_of(one) for one in several(probe.teacher)]
-
-
-def _like_weights(signal: Tensor, module: nn.Module) -> Tensor:
-    weight = next(module.parameters(), None)
-    return signal if weight is None else signal.to(weight.dtype)

@@ -13,7 +13,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.random import seed_of
 from potstill.core.signals import Signals
 from potstill.objective.adapters import ADAPTED, adapter, differ
-from potstill.objective.probe import Probe, Value
+from potstill.objective.probe import Probe, each
 from potstill.objective.term import Term
 from potstill.objective.total import read_student, read_teacher
 
@@ -41,8 +41,9 @@ def heads_for(
     """
     heads = nn.ModuleDict()
     for term in terms:
-        student = _constant(read_student(term, student_signals))
-        teacher = _constant(read_teacher(term, student_signals, teacher_signals))
+        student = each(_constant, read_student(term, student_signals))
+        taught = read_teacher(term, student_signals, teacher_signals)
+        teacher = None if taught is None else each(_constant, taught)
         probe = Probe(student, teacher, ids=ids.sort().values, seed=seed)
         builder: Any = term.head
         options: dict[str, Any] = {}
@@ -87,11 +88,7 @@ def _built(term: Term, builder: Any, probe: Probe, options: Mapping[str, Any]) -
     return head
 
 
-def _constant(value: Value | None) -> Any:
-    """Return a value detached, float32, out of inference mode."""
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return tuple(map(_constant, value))
-    value = value.clone() if value.is_inference() else value.detach()
-    return value.float() if value.dtype != torch.float64 else value
+def _constant(signal: Tensor) -> Tensor:
+    """Return a signal detached, float32 or float64, out of inference mode."""
+    signal = signal.clone() if signal.is_inference() else signal.detach()
+    return signal.float() if signal.dtype != torch.float64 else signal

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Value = Tensor | tuple[Tensor, ...]
 """One signal, or several where a loss reads several layers at once."""
@@ -37,3 +37,14 @@ def shape_of(value: Tensor) -> tuple[int, ...]:
 def several(value: Value) -> Sequence[Tensor]:
     """Return the tensors of a value, one or several."""
     return value if isinstance(value, tuple) else (value,)
+
+
+def each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
+    """Return a value with a function applied to its tensor, or to each of its tensors."""
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+
+
+def like_weights(signal: Tensor, module: nn.Module) -> Tensor:
+    """Return a signal in the precision of a module's weights; as it is where the module has none."""
+    weight = next(module.parameters(), None)
+    return signal if weight is None else signal.to(weight.dtype)

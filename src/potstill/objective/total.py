@@ -14,7 +14,7 @@ from torch import Tensor
 
 from potstill.core.errors import DataError, UsageError, did_you_mean
 from potstill.core.signals import Batch, Signals
-from potstill.objective.probe import Value
+from potstill.objective.probe import Value, each, several
 from potstill.objective.term import OWN, Names, Term
 
 Arguments = Mapping[str, Mapping[str, Any]]
@@ -198,13 +198,13 @@ def term_values(
         arguments["targets"] = targets
     if term.transform is not None:
         for parameter in term.parameters[: 1 + (term.teacher is not None)]:
-            arguments[parameter] = _each(term.transform, arguments[parameter])
-    count = len(student if isinstance(student, Tensor) else student[0])
+            arguments[parameter] = each(term.transform, arguments[parameter])
     if shared is not None:
-        arguments = {name: _whole(value, count, shared) for name, value in arguments.items()}
-        count = max(count, shared.own.stop)
+        own = len(several(student)[0])
+        arguments = {name: _whole(value, own, shared) for name, value in arguments.items()}
+    count = len(several(arguments[term.parameters[0]])[0])
     values: object = term.loss(**arguments, **_left(term.options_at(progress), arguments))
-    if not isinstance(values, Tensor) or values.dim() != 1 or (shared is None and len(values) != count):
+    if not isinstance(values, Tensor) or values.shape != (count,):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(
             f"Term {term.name}: the loss must return one number per sample, shape ({count},), and returned "
@@ -225,10 +225,6 @@ def _read(term: Term, names: Names, student_signals: Signals, teacher_signals: S
         return signal
 
     return one(names) if isinstance(names, str) else tuple(one(name) for name in names)
-
-
-def _each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
-    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
 
 
 def _whole(value: Any, count: int, shared: Shared) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,29 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.optional import check_installed
 from potstill.core.signals import Batch
 from potstill.data import Data, batches, channel_statistics, check_augment, load
-from potstill.models import (
-    Preprocessor,
-    build,
-    load_weights,
-    model_signals,
-    output_signals,
-    reinitialise,
-    tap,
-)
+from potstill.models import Preprocessor, model_signals, output_signals, tap
 from potstill.models.blocks import block_of
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.taps import Where
 from potstill.models.together import Exits, Together, below, inside, inside_peer
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
+from potstill.pipeline.makers import located, preprocessor, student_maker, teacher_maker
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.recipe import schema
 from potstill.teachers.merged import MergedTeacher, member_model
-from potstill.teachers.regrouped import RegroupedTeacher, groups_of
 from potstill.training import check_settings, made_shapes
 
 VIEWS_AT_MOST = 10
@@ -117,13 +107,16 @@ class Job:
     @property
     def student_taps(self) -> dict[str, Where]:
         """Layers of the student, as it is distilled, that the objective reads."""
-        learner = self.make_learner(self.recipe.seed)
-        taps: dict[str, Where] = {}
         signals = self.objective.student_signals
         if not self.has_teacher:  # an average of the student answers with the student's own layers
             signals |= self.objective.teacher_signals
         made = {name for name in signals if block_of(name)} | {INPUT_GRADIENT}
-        for signal in sorted(signals - self.student_outputs - made - {"logits"}):
+        tapped = sorted(signals - self.student_outputs - made - {"logits"})
+        if not tapped:
+            return {}
+        learner = self.make_learner(self.recipe.seed)
+        taps: dict[str, Where] = {}
+        for signal in tapped:
             peer, dot, layer = signal.partition(".")
             number = int(peer.removeprefix("peer")) if dot and re.fullmatch(r"peer[1-9][0-9]*", peer) else 0
             if 0 < number <= len(self.recipe.peers):
@@ -179,11 +172,11 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
             "store": recipe.store.model_copy(update={"views": _views(recipe)}),
         }
     )
-    make_student = _student_maker(recipe.student, recipe.seed, data, base=base, given=given.student)
-    make_peers = tuple(_student_maker(peer, recipe.seed, data, base=base, given=None) for peer in recipe.peers)
-    make_links = tuple(_student_maker(link, recipe.seed, data, base=base, given=None) for link in recipe.chain)
+    make_student = student_maker(recipe.student, recipe.seed, data, base=base, given=given.student)
+    make_peers = tuple(student_maker(peer, recipe.seed, data, base=base, given=None) for peer in recipe.peers)
+    make_links = tuple(student_maker(link, recipe.seed, data, base=base, given=None) for link in recipe.chain)
     separate = _separate(recipe)
-    make_teacher = _teacher_maker(separate, recipe, data, base=base, given=given) if separate else _no_teacher
+    make_teacher = teacher_maker(separate, recipe, data, base=base, given=given.teacher) if separate else _no_teacher
     student_preprocess = preprocessor(recipe.student.preprocess)
     teacher_preprocess = preprocessor(separate.preprocess) if separate else Preprocessor()
     objective = given.objective
@@ -294,29 +287,9 @@ def _taps(signals: frozenset[str], named: Mapping[str, str], given: Mapping[str,
     return {name: given.get(name, named.get(name, name)) for name in sorted(signals - {"logits"})}
 
 
-def located(text: str, base: Path) -> Path:
-    """Return the path that a recipe names: relative to the recipe's folder, with ``${NAME}`` from the environment.
-
-    Raises:
-        UsageError: a variable that is not set.
-
-    """
-    expanded = str(Path(os.path.expandvars(text)).expanduser())
-    if "$" in expanded:
-        raise UsageError(f"{text}: an environment variable in this path is not set. Set it, or write the path out.")
-    return base / expanded
-
-
 def _source(text: str, base: Path) -> str:
     """Return a data source with environment variables filled in; functions and 'digits' stay as they are."""
     return str(located(text, base)) if "$" in text or text.startswith("~") else text
-
-
-def preprocessor(section: schema.Preprocess) -> Preprocessor:
-    """Build a model's preprocessing from its recipe section."""
-    mean = None if section.mean is None else torch.tensor(section.mean)
-    std = None if section.std is None else torch.tensor(section.std)
-    return Preprocessor(mean, std, section.size)
 
 
 def answer(
@@ -448,148 +421,9 @@ def _teacher_with_statistics(teacher: schema.Teacher, data: Data) -> schema.Teac
     return filled
 
 
-def zoo_arguments(section: schema.Model, data: Data) -> dict[str, Any]:
-    """Return a model's arguments; a zoo model's with what the data already says filled in."""
-    from potstill.models import zoo
-
-    args = dict(section.args)
-    if section.model in zoo.__all__:
-        args.setdefault("num_classes", data.num_outputs)
-        if section.model == "mlp":
-            args.setdefault("in_features", _features(data))
-        elif data.kind == "image":
-            args.setdefault("in_channels", data.shape[0])
-    return args
-
-
-def _features(data: Data) -> int:
-    count = 1
-    for size in data.shape:
-        count *= size
-    return count
-
-
-def _student_maker(
-    section: schema.Model,
-    first_seed: int,
-    data: Data,
-    *,
-    base: Path,
-    given: nn.Module | Callable[[], nn.Module] | None,
-) -> Callable[[int], nn.Module]:
-    if isinstance(given, nn.Module):
-        original = copy.deepcopy(given)
-
-        def from_module(seed: int) -> nn.Module:
-            model = copy.deepcopy(original)
-            if seed != first_seed:
-                reinitialise(model, seed)
-            return model
-
-        return from_module
-    args = {} if given is not None else zoo_arguments(section, data)
-
-    def from_recipe(seed: int) -> nn.Module:
-        model = build(given or section.model, args, seed=seed, base=base)
-        if given is None and section.weights is not None:
-            load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
-        return model
-
-    return from_recipe
-
-
 def _named_models(teacher: schema.Teacher) -> list[str]:
     return [teacher.model, *(member.model for member in teacher.members)]
 
 
 def _no_teacher() -> nn.Module:
     raise TypeError("this recipe has no separate teacher")
-
-
-def _teacher_maker(
-    section: schema.Teacher, recipe: schema.Recipe, data: Data, *, base: Path, given: Given
-) -> Callable[[], nn.Module]:
-    if not section.members:
-        module = None if isinstance(given.teacher, tuple) else given.teacher
-        make_one = _one_teacher(section, "teacher", data, seed=recipe.seed, base=base, module=module)
-        if section.class_map is None:
-            return make_one
-        groups = groups_of(section.class_map, data.classes)
-        return lambda: RegroupedTeacher(make_one(), groups, data.num_outputs)
-    modules = given.teacher if isinstance(given.teacher, tuple) else (None,) * len(section.members)
-    makers = [
-        _one_teacher(member, f"teacher.members[{index}]", data, seed=recipe.seed + index, base=base, module=module)
-        for index, (member, module) in enumerate(zip(section.members, modules, strict=True))
-    ]
-    known = [_known(member, index, data) for index, member in enumerate(section.members)]
-
-    def merged() -> nn.Module:
-        model = MergedTeacher(
-            [
-                nn.Sequential(preprocessor(member.preprocess), make())
-                for member, make in zip(section.members, makers, strict=True)
-            ],
-            mean=section.merge.mean,
-            weighting=section.merge.weighting,
-            weights=section.merge.weights,
-            known=known,
-            num_classes=data.num_outputs,
-            regression=recipe.task == "regression",
-        )
-        if section.merge.weighting == "attention":
-            # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
-            model.gate = torch.zeros(len(makers), len(makers) * data.num_outputs + 1)
-        return model
-
-    merged()  # what does not fit together shows before anything is trained
-    return merged
-
-
-def _known(member: schema.Member, index: int, data: Data) -> list[int] | None:
-    """Return the classes of the data that a member's outputs stand for, or None where that is all in order."""
-    if member.classes is None:
-        return None
-    absent = [name for name in member.classes if name not in data.classes]
-    if absent:
-        raise TeacherError(
-            f"teacher.members[{index}].classes names {absent}, which the data does not have."
-            f"{did_you_mean(absent[0], data.classes)} The data's classes are {', '.join(data.classes)}."
-        )
-    return [data.classes.index(name) for name in member.classes]
-
-
-def _one_teacher(
-    section: schema.Teacher | schema.Member,
-    place: str,
-    data: Data,
-    *,
-    seed: int,
-    base: Path,
-    module: nn.Module | None,
-) -> Callable[[], nn.Module]:
-    if module is not None:
-        return lambda: module
-    if section.weights is None and section.train is None:
-        raise PotstillError(
-            f"The teacher has no weights: name its file with {place}.weights, or let it be trained on the same data "
-            f"with {place}.train: {{epochs: 30}}."
-        )
-    args = zoo_arguments(section, data)
-    if isinstance(section, schema.Teacher) and section.class_map is not None and section.model in _zoo_names():
-        args["num_classes"] = section.args.get("num_classes", len(section.class_map))
-    if isinstance(section, schema.Member) and section.classes is not None and section.model in _zoo_names():
-        args["num_classes"] = section.args.get("num_classes", len(section.classes))
-
-    def from_recipe() -> nn.Module:
-        model = build(section.model, args, seed=seed, base=base)
-        if section.weights is not None:
-            load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
-        return model
-
-    return from_recipe
-
-
-def _zoo_names() -> list[str]:
-    from potstill.models import zoo
-
-    return list(zoo.__all__)

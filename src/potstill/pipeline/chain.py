@@ -15,7 +15,8 @@ from potstill.core.errors import PotstillError
 from potstill.models import load_weights, model_signals
 from potstill.models.taps import Where
 from potstill.models.together import deployed
-from potstill.pipeline.build import Job, check_models, preprocessor
+from potstill.pipeline.build import Job, check_models
+from potstill.pipeline.makers import preprocessor
 from potstill.recipe import schema
 
 
@@ -60,9 +61,9 @@ def links(job: Job) -> list[Link]:
 
 def as_student(job: Job, link: Link) -> Job:
     """Return the job in which a link of the chain is the student."""
-    section = schema.Student(**{name: getattr(link.section, name) for name in schema.Model.model_fields})
-    if isinstance(link.section, schema.Student):
-        section = link.section
+    section = link.section
+    if not isinstance(section, schema.Student):
+        section = schema.Student(**{name: getattr(section, name) for name in schema.Model.model_fields})
     linked = replace(
         job,
         recipe=job.recipe.model_copy(update={"student": section, "training": link.training}),

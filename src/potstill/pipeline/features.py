@@ -53,16 +53,7 @@ def job_for(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None
         base=base,
         given=replace(given, teacher=behind, loaded=data),
     )
-    written = job.recipe.model_copy(
-        update={
-            "teacher": teacher.model_copy(
-                update={
-                    name: getattr(whole.recipe.teacher or teacher, name) for name in ("weights", "train", "preprocess")
-                }
-            )
-        }
-    )
-    return replace(job, written=written)
+    return replace(job, written=job.recipe.model_copy(update={"teacher": whole.recipe.teacher}))
 
 
 def teacher_job(recipe: schema.Recipe, *, base: Path, given: Given) -> Job:

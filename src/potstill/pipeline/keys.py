@@ -13,6 +13,8 @@ from potstill.models.together import deployed
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
 from potstill.recipe.schema import Member, Teacher
+from potstill.teachers import MergedTeacher
+from potstill.teachers.merged import member_model
 
 Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
@@ -72,12 +74,14 @@ def keys(job: Job) -> Keys:
         learnt = [section.train.model_dump(), data, augment, seed] if section.train else None
         return fingerprint.of_json([model_identity(model), section.preprocess.model_dump(), learnt])
 
-    members = tuple(
-        fingerprint.of_json([trained(member, job.make_member(index), recipe.seed + index), member.classes])
-        for index, member in enumerate(job.members)
-    )
-    teacher = trained(job.teacher, job.make_teacher(), recipe.seed) if job.has_teacher else "none"
-    if members:
+    model = job.make_teacher() if job.has_teacher else None
+    teacher = "none" if model is None else trained(job.teacher, model, recipe.seed)
+    members: tuple[str, ...] = ()
+    if isinstance(model, MergedTeacher):
+        members = tuple(
+            fingerprint.of_json([trained(member, member_model(model, index), recipe.seed + index), member.classes])
+            for index, member in enumerate(job.members)
+        )
         teacher = fingerprint.of_json([teacher, members, job.teacher.merge.model_dump()])
     signals = sorted(job.objective.teacher_signals)
 

@@ -18,16 +18,19 @@ from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameter
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.objective import preset
 from potstill.pipeline import stages
-from potstill.pipeline.build import Given, Job, answer, example_batch, preprocessor
+from potstill.pipeline.build import Given, Job, answer, example_batch
 from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.features import are_computed, job_for
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys, keys, stage_name, student_runs
+from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
 from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
+from potstill.teachers import MergedTeacher
+from potstill.teachers.merged import member_model
 from potstill.training import estimate, without_teacher
 
 PROBE = 512
@@ -153,8 +156,8 @@ def _stages(
         what = f"train the teacher for {train.epochs} epochs"
         yield PlannedStage("teacher", what, folder.is_done("teacher", key.teacher), seconds)
     for index, member in enumerate(job.members):
-        if member.train is not None:
-            model, preprocess = job.make_member(index), preprocessor(member.preprocess)
+        if member.train is not None and isinstance(teacher, MergedTeacher):
+            model, preprocess = member_model(teacher, index), preprocessor(member.preprocess)
             name = f"teacher {index + 1}"
             yield PlannedStage(
                 name,

@@ -19,9 +19,10 @@ from potstill.export import OnnxModel, export_onnx, parity, quantize, save_stude
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
 from potstill.models.together import Together, deployed
 from potstill.models.zoo.nested import NestedConvNet, cut
-from potstill.pipeline.build import Job, preprocessor, zoo_arguments
+from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
+from potstill.pipeline.makers import preprocessor, zoo_arguments
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Budget, Recipe
 from potstill.teachers import LiveTeacher, MergedTeacher

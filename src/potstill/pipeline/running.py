@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
 from potstill.pipeline.keys import Keys, keys, stage_folder, stage_name, student_runs
 from potstill.pipeline.processes import on_main, start
+from potstill.pipeline.stage_runner import StageRunner
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump
@@ -147,65 +147,25 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
     layer = recipe.student.on_features
     if layer is None:
         return job
+    runner = StageRunner(folder, accelerator)
     whole = features.teacher_job(recipe, base=job.base, given=given or Given())
     key = keys(whole).teacher
     if whole.teacher.train is not None:
-        done = on_main(accelerator, lambda: folder.is_done("teacher", key))
-        path = on_main(accelerator, lambda: folder.prepare("teacher", key))
-        if done and (path / "weights.safetensors").exists():
-            on_main(accelerator, lambda: folder.reuse("teacher"))
-        elif accelerator.is_main_process:
-            with folder.stage("teacher", key):
-                stages.train_teacher(whole, path, accelerator)
-        else:
-            stages.train_teacher(whole, path, accelerator)
-
-    def compute() -> None:
-        reused = features.is_computed(whole, folder.path, layer)
-        with folder.stage("features", key):
-            if not reused:
-                features.compute(whole, folder.path, layer)
-        if reused:
-            folder.reuse("features")
-
-    on_main(accelerator, compute)
+        runner.together("teacher", key, "teacher", lambda path: stages.train_teacher(whole, path, accelerator))
+    runner.checked(
+        "features",
+        key,
+        lambda reused: None if reused else features.compute(whole, folder.path, layer),
+        is_there=lambda: features.is_computed(whole, folder.path, layer),
+    )
     return features.job_for(recipe, out=folder.path, base=job.base, given=given)
 
 
 def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
     """Run every stage that is not finished yet; return why an export was refused, or an empty text."""
     key = keys(job)
-
-    def skip(stage: str, stage_key: str, result: Path) -> bool:
-        def decide() -> bool:
-            done = folder.is_done(stage, stage_key) and result.exists()
-            if done:
-                folder.reuse(stage)
-            return done
-
-        return on_main(accelerator, decide)
-
-    def together(stage: str, stage_key: str, subfolder: str, work: Callable[[Path], Any]) -> None:
-        """A stage in which every process takes part."""
-        if skip(stage, stage_key, folder.path / subfolder / "weights.safetensors"):
-            return
-        path = on_main(accelerator, lambda: folder.prepare(subfolder, stage_key))
-        if not accelerator.is_main_process:
-            work(path)
-            return
-        with folder.stage(stage, stage_key):
-            work(path)
-
-    def alone(stage: str, stage_key: str, work: Callable[[], Any], *, result: Path) -> None:
-        """A stage that the main process does while the others wait."""
-
-        def once() -> None:
-            with folder.stage(stage, stage_key):
-                work()
-
-        if not skip(stage, stage_key, result):
-            on_main(accelerator, once)
-
+    runner = StageRunner(folder, accelerator)
+    together, alone = runner.together, runner.alone
     module = job.make_teacher() if job.has_teacher else None
     if module is not None and job.teacher.train is not None:
         together("teacher", key.teacher, "teacher", lambda path: stages.train_teacher(job, path, accelerator))
@@ -224,11 +184,11 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
         stages.fit_merged(job, module)
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
-        source = _source(job, folder, accelerator, key, teacher, 0)
-        for number, link in enumerate(links(job)):
+        source = _source(job, runner, key, teacher, link=0, stage="store")
+        for number, (link, link_key) in enumerate(zip(links(job), key.links, strict=True), 1):
             together(
                 link.name,
-                key.links[number],
+                link_key,
                 link.folder,
                 partial(
                     stages.train_student,
@@ -242,7 +202,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
             )
             taught = as_teacher(job, link, folder.path)
             next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
-            source = _source(taught, folder, accelerator, key, next_teacher, number + 1)
+            source = _source(taught, runner, key, next_teacher, link=number, stage=f"store of {link.name}")
         for seed, kind in student_runs(job):
             together(
                 stage_name(seed, kind),
@@ -280,26 +240,22 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
 
 
 def _source(
-    job: Job, folder: RunFolder, accelerator: Accelerator, key: Keys, teacher: LiveTeacher | None, link: int
+    job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher | None, *, link: int, stage: str
 ) -> Teacher | None:
     """Return what the next model learns from: a live teacher, or its recorded answers; None where nothing reads it."""
     if teacher is None or not job.objective.needs_teacher:
         return None
     if job.teacher.live:
         return teacher
-    store = stages.store_folder(job, key, folder.path, link)
-    stage = f"store of {links(job)[link - 1].name}" if link else "store"
-    on_main(accelerator, lambda: _record(job, folder, stage, key.stores[link], teacher, store))
+    store = stages.store_folder(job, key, runner.folder.path, link)
+    # A recording that is there already is checked, and repaired if need be.
+    runner.checked(
+        stage,
+        key.stores[link],
+        lambda _: stages.record_teacher(job, teacher, store),
+        is_there=lambda: (store / "manifest.json").is_file(),
+    )
     return stages.stored_teacher(job, teacher, store)
-
-
-def _record(job: Job, folder: RunFolder, stage: str, key: str, teacher: LiveTeacher, store: Path) -> None:
-    """Record a teacher, or check and if need be repair a recording that is there already."""
-    reused = (store / "manifest.json").is_file()
-    with folder.stage(stage, key):
-        stages.record_teacher(job, teacher, store)
-    if reused:
-        folder.reuse(stage)
 
 
 def write_documents(folder: Path) -> None:

@@ -14,8 +14,9 @@ from potstill.data import only_classes, record_batches
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.together import deployed
 from potstill.objective import preset
-from potstill.pipeline.build import Job, example_batch, located, preprocessor
+from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.keys import Keys, Kind
+from potstill.pipeline.makers import located, preprocessor
 from potstill.recipe.schema import Training
 from potstill.store import Manifest, open_store, record
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording

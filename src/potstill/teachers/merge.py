@@ -42,7 +42,7 @@ def merge(logits: Sequence[Tensor], weights: Tensor, *, mean: Mean = "probabilit
         (b, c) log-probabilities up to a constant per sample, float32 or float64.
 
     """
-    log_probs = torch.stack([F.log_softmax(_lift(one), dim=-1) for one in logits])
+    log_probs = torch.stack(_log_probs(logits))
     weights = weights.to(log_probs).reshape(len(log_probs), -1, 1)
     if mean == "logits":
         return (weights * log_probs).sum(0)
@@ -56,7 +56,7 @@ def confidence_weights(logits: Sequence[Tensor], targets: Tensor | None = None) 
     share of exp(−entropy). Label-aware weights need two teachers or more.
 
     Args:
-        logits: m tensors (b, c).
+        logits: m tensors (b, c); without targets their numbers of classes may differ.
         targets: (b,) int64 classes or (b, c) probabilities, or None.
 
     Returns:
@@ -66,13 +66,13 @@ def confidence_weights(logits: Sequence[Tensor], targets: Tensor | None = None) 
     arXiv:2201.00007.
 
     """
-    log_probs = torch.stack([F.log_softmax(_lift(one), dim=-1) for one in logits])
-    count = len(log_probs)
+    found = _log_probs(logits)
+    count = len(found)
     if count == 1:
-        return torch.ones(log_probs.shape[:2], dtype=log_probs.dtype, device=log_probs.device)
+        return torch.ones_like(found[0][None, :, 0])
     if targets is None:
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return torch.softmax(-entropy, dim=0)
+        return torch.softmax(torch.stack([(one.exp() * one).sum(-1) for one in found]), dim=0)
+    log_probs = torch.stack(found)
     soft = F.one_hot(targets, log_probs.shape[-1]).to(log_probs) if targets.dim() == 1 else targets.to(log_probs)
     cross_entropy = -(soft * log_probs).sum(-1)
     return (1.0 - torch.softmax(cross_entropy, dim=0)) / (count - 1)
@@ -218,7 +218,7 @@ def fit_attention(logits: Sequence[Tensor], targets: Tensor, *, decay: float = 1
         (m, m·c + 1) weights of the map, the last column its bias; see `attention_weights`.
 
     """
-    log_probs = [F.log_softmax(one.detach().double(), dim=-1) for one in logits]
+    log_probs = _log_probs([one.detach().double() for one in logits])
     features = _features(log_probs)
     stacked = torch.stack(log_probs)
     right = stacked.gather(2, targets.reshape(1, -1, 1).expand(len(stacked), -1, 1)).squeeze(2)
@@ -239,8 +239,7 @@ def fit_attention(logits: Sequence[Tensor], targets: Tensor, *, decay: float = 1
 
 def attention_weights(logits: Sequence[Tensor], gate: Tensor) -> Tensor:
     """Return the learned weights (m, b) of each teacher on each sample; see `fit_attention`."""
-    log_probs = [F.log_softmax(_lift(one), dim=-1) for one in logits]
-    features = _features(log_probs)
+    features = _features(_log_probs(logits))
     return torch.softmax(gate.to(features) @ features.T, dim=0)
 
 
@@ -248,6 +247,10 @@ def _features(log_probs: Sequence[Tensor]) -> Tensor:
     """Return (b, m·c + 1): probabilities, which unlike their logarithms are bounded, and a 1 for the bias."""
     probs = torch.cat([one.exp() for one in log_probs], dim=1)
     return torch.cat([probs, torch.ones_like(probs[:, :1])], dim=1)
+
+
+def _log_probs(logits: Sequence[Tensor]) -> list[Tensor]:
+    return [F.log_softmax(_lift(one), dim=-1) for one in logits]
 
 
 def _lift(logits: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
-from potstill.objective.heads.sides import like_weights, one_of_each, single
-from potstill.objective.probe import Probe
+from potstill.objective.heads.sides import single
+from potstill.objective.probe import Probe, like_weights
 
 _BATCH = 32
 _SLOPE = 0.1
@@ -65,7 +65,7 @@ def factor(probe: Probe, *, share: float = 0.5, epochs: int = 30) -> nn.Module:
         raise UsageError(f"share={share!r} must be above 0 and at most 1.")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise UsageError(f"epochs={epochs!r} must be a whole number of at least 0.")
-    student, teacher = one_of_each(probe, "factor")
+    student, teacher = single(probe.student, probe.teacher, "factor")
     if teacher.dim() != 4:
         raise UsageError(
             f"The head factor takes maps (batch, channels, height, width), not {tuple(teacher.shape)}. "

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
-from potstill.objective.heads.sides import like_weights
-from potstill.objective.probe import Probe
+from potstill.objective.probe import Probe, like_weights
 
 _WIDEST = 512
 

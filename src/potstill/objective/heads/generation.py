@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from potstill.core.errors import UsageError
 from potstill.objective.adapters import bring
 from potstill.objective.heads.counter import uniform
-from potstill.objective.heads.sides import like_weights
-from potstill.objective.probe import Probe, shape_of
+from potstill.objective.probe import Probe, like_weights, shape_of
 
 Hidden = Literal["pixels", "channels"]
 

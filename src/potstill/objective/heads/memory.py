@@ -16,8 +16,7 @@ from potstill.core.errors import UsageError
 from potstill.losses._maps import unit
 from potstill.losses._shared import refuse_if
 from potstill.objective.heads.counter import uniform
-from potstill.objective.heads.sides import like_weights
-from potstill.objective.probe import Probe, Value
+from potstill.objective.probe import Probe, Value, like_weights
 
 
 class Memory(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
-from potstill.objective.heads.sides import channels, like_weights, one_of_each, per_channel, pointwise, single
-from potstill.objective.probe import Probe
+from potstill.objective.heads.sides import channels, per_channel, pointwise, single
+from potstill.objective.probe import Probe, like_weights
 
 
 class Overhaul(nn.Module):
@@ -48,7 +48,7 @@ def overhaul(probe: Probe) -> nn.Module:
     the margins from the parameters of the teacher's batch norm; measured ones need none.
 
     """
-    student, teacher = one_of_each(probe, "overhaul")
+    student, teacher = single(probe.student, probe.teacher, "overhaul")
     if teacher.dim() == 3:
         raise UsageError("The head overhaul takes maps or vectors before a ReLU, not tokens. Use hint_mse there.")
     over = (0, 2, 3) if teacher.dim() == 4 else (0,)

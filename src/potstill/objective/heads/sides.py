@@ -11,17 +11,7 @@ from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
 from potstill.losses._maps import smaller
-from potstill.objective.probe import Probe, Value
-
-
-def one_of_each(probe: Probe, what: str) -> tuple[Tensor, Tensor]:
-    """Return the student's and the teacher's signal, maps at one size.
-
-    Raises:
-        UsageError: several signals, no teacher, or a map on one side only.
-
-    """
-    return single(probe.student, probe.teacher, what)
+from potstill.objective.probe import Value
 
 
 def single(student: Value, teacher: Value | None, what: str) -> tuple[Tensor, Tensor]:
@@ -56,8 +46,3 @@ def pointwise(signal: Tensor) -> Callable[[int, int], nn.Conv2d | nn.Linear]:
     if signal.dim() == 4:
         return lambda before, after: nn.Conv2d(before, after, 1, bias=False)
     return lambda before, after: nn.Linear(before, after, bias=False)
-
-
-def like_weights(signal: Tensor, module: nn.Module) -> Tensor:
-    """Return a signal in the precision of a module's weights."""
-    return signal.to(next(module.parameters()).dtype)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
-from potstill.objective.heads.sides import channels, like_weights, one_of_each, per_channel, pointwise, single
-from potstill.objective.probe import Probe
+from potstill.objective.heads.sides import channels, per_channel, pointwise, single
+from potstill.objective.probe import Probe, like_weights
 
 _FLOOR = 1e-5
 
@@ -52,7 +52,7 @@ def variational(probe: Probe, *, variance: float = 5.0) -> nn.Module:
     """
     if not (math.isfinite(variance) and variance > 1e-4):
         raise UsageError(f"variance={variance!r} must be a finite number above 1e-4.")
-    student, teacher = one_of_each(probe, "variational")
+    student, teacher = single(probe.student, probe.teacher, "variational")
     layer, width = pointwise(teacher), channels(teacher)
     predict = nn.Sequential(
         layer(channels(student), width), nn.ReLU(), layer(width, width), nn.ReLU(), layer(width, width)

@@ -1,0 +1,182 @@
+"""What builds the models of a job, from their recipe sections or from modules that were given."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.data import Data
+from potstill.models import Preprocessor, build, load_weights, reinitialise
+from potstill.recipe import schema
+from potstill.teachers.merged import MergedTeacher
+from potstill.teachers.regrouped import RegroupedTeacher, groups_of
+
+
+def student_maker(
+    section: schema.Model,
+    first_seed: int,
+    data: Data,
+    *,
+    base: Path,
+    given: nn.Module | Callable[[], nn.Module] | None,
+) -> Callable[[int], nn.Module]:
+    """Return what builds a student, a peer or an assistant from a seed; a module that was given is copied."""
+    if isinstance(given, nn.Module):
+        original = copy.deepcopy(given)
+
+        def from_module(seed: int) -> nn.Module:
+            model = copy.deepcopy(original)
+            if seed != first_seed:
+                reinitialise(model, seed)
+            return model
+
+        return from_module
+    args = {} if given is not None else zoo_arguments(section, data)
+
+    def from_recipe(seed: int) -> nn.Module:
+        model = build(given or section.model, args, seed=seed, base=base)
+        if given is None and section.weights is not None:
+            load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
+        return model
+
+    return from_recipe
+
+
+def teacher_maker(
+    section: schema.Teacher,
+    recipe: schema.Recipe,
+    data: Data,
+    *,
+    base: Path,
+    given: nn.Module | tuple[nn.Module | None, ...] | None,
+) -> Callable[[], nn.Module]:
+    """Return what builds the teacher: one model, one that answers in other classes, or several merged into one.
+
+    Raises:
+        PotstillError: a teacher without weights, class names that the data does not have, or members that do not fit.
+
+    """
+    if not section.members:
+        module = None if isinstance(given, tuple) else given
+        make_one = _one_teacher(section, "teacher", data, seed=recipe.seed, base=base, module=module)
+        if section.class_map is None:
+            return make_one
+        groups = groups_of(section.class_map, data.classes)
+        return lambda: RegroupedTeacher(make_one(), groups, data.num_outputs)
+    modules = given if isinstance(given, tuple) else (None,) * len(section.members)
+    makers = [
+        _one_teacher(member, f"teacher.members[{index}]", data, seed=recipe.seed + index, base=base, module=module)
+        for index, (member, module) in enumerate(zip(section.members, modules, strict=True))
+    ]
+    known = [_known(member, index, data) for index, member in enumerate(section.members)]
+
+    def merged() -> nn.Module:
+        model = MergedTeacher(
+            [
+                nn.Sequential(preprocessor(member.preprocess), make())
+                for member, make in zip(section.members, makers, strict=True)
+            ],
+            mean=section.merge.mean,
+            weighting=section.merge.weighting,
+            weights=section.merge.weights,
+            known=known,
+            num_classes=data.num_outputs,
+            regression=recipe.task == "regression",
+        )
+        if section.merge.weighting == "attention":
+            # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
+            model.gate = torch.zeros(len(makers), len(makers) * data.num_outputs + 1)
+        return model
+
+    merged()  # what does not fit together shows before anything is trained
+    return merged
+
+
+def _known(member: schema.Member, index: int, data: Data) -> list[int] | None:
+    """Return the classes of the data that a member's outputs stand for, or None where that is all in order."""
+    if member.classes is None:
+        return None
+    absent = [name for name in member.classes if name not in data.classes]
+    if absent:
+        raise TeacherError(
+            f"teacher.members[{index}].classes names {absent}, which the data does not have."
+            f"{did_you_mean(absent[0], data.classes)} The data's classes are {', '.join(data.classes)}."
+        )
+    return [data.classes.index(name) for name in member.classes]
+
+
+def _one_teacher(
+    section: schema.Teacher | schema.Member,
+    place: str,
+    data: Data,
+    *,
+    seed: int,
+    base: Path,
+    module: nn.Module | None,
+) -> Callable[[], nn.Module]:
+    if module is not None:
+        return lambda: module
+    if section.weights is None and section.train is None:
+        raise PotstillError(
+            f"The teacher has no weights: name its file with {place}.weights, or let it be trained on the same data "
+            f"with {place}.train: {{epochs: 30}}."
+        )
+    own_classes = section.class_map if isinstance(section, schema.Teacher) else section.classes
+    args = zoo_arguments(section, data, num_outputs=len(own_classes or ()))
+
+    def from_recipe() -> nn.Module:
+        model = build(section.model, args, seed=seed, base=base)
+        if section.weights is not None:
+            load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
+        return model
+
+    return from_recipe
+
+
+def zoo_arguments(section: schema.Model, data: Data, *, num_outputs: int | None = None) -> dict[str, Any]:
+    """Return a model's arguments; a zoo model's with what the data already says filled in.
+
+    Args:
+        section: the model.
+        data: what it is for.
+        num_outputs: its classes, where they are not those of the data.
+
+    """
+    from potstill.models import zoo
+
+    args = dict(section.args)
+    if section.model in zoo.__all__:
+        args.setdefault("num_classes", num_outputs or data.num_outputs)
+        if section.model == "mlp":
+            args.setdefault("in_features", math.prod(data.shape))
+        elif data.kind == "image":
+            args.setdefault("in_channels", data.shape[0])
+    return args
+
+
+def located(text: str, base: Path) -> Path:
+    """Return the path that a recipe names: relative to the recipe's folder, with ``${NAME}`` from the environment.
+
+    Raises:
+        UsageError: a variable that is not set.
+
+    """
+    expanded = str(Path(os.path.expandvars(text)).expanduser())
+    if "$" in expanded:
+        raise UsageError(f"{text}: an environment variable in this path is not set. Set it, or write the path out.")
+    return base / expanded
+
+
+def preprocessor(section: schema.Preprocess) -> Preprocessor:
+    """Build a model's preprocessing from its recipe section."""
+    mean = None if section.mean is None else torch.tensor(section.mean)
+    std = None if section.std is None else torch.tensor(section.std)
+    return Preprocessor(mean, std, section.size)

@@ -1,0 +1,66 @@
+"""How a stage is run: once, by every process or by the main one, and not again while its result is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.processes import on_main
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """Runs the stages of one run folder; every process calls it alike."""
+
+    folder: RunFolder
+    accelerator: Accelerator
+
+    def together(self, stage: str, key: str, subfolder: str, work: Callable[[Path], Any]) -> None:
+        """Run a stage in which every process takes part, and which leaves weights in a folder of its own."""
+        if self._skip(stage, key, self.folder.path / subfolder / "weights.safetensors"):
+            return
+        path = on_main(self.accelerator, lambda: self.folder.prepare(subfolder, key))
+        if not self.accelerator.is_main_process:
+            work(path)
+            return
+        with self.folder.stage(stage, key):
+            work(path)
+
+    def alone(self, stage: str, key: str, work: Callable[[], Any], *, result: Path) -> None:
+        """Run a stage that the main process does while the others wait."""
+
+        def once() -> None:
+            with self.folder.stage(stage, key):
+                work()
+
+        if not self._skip(stage, key, result):
+            on_main(self.accelerator, once)
+
+    def checked(self, stage: str, key: str, work: Callable[[bool], Any], *, is_there: Callable[[], bool]) -> None:
+        """Run a stage of the main process whose result says by itself what it belongs to.
+
+        ``work`` is called in any case, with whether the result was there before, so that it can check or repair it.
+        """
+
+        def once() -> None:
+            reused = is_there()
+            with self.folder.stage(stage, key):
+                work(reused)
+            if reused:
+                self.folder.reuse(stage)
+
+        on_main(self.accelerator, once)
+
+    def _skip(self, stage: str, key: str, result: Path) -> bool:
+        def decide() -> bool:
+            done = self.folder.is_done(stage, key) and result.exists()
+            if done:
+                self.folder.reuse(stage)
+            return done
+
+        return on_main(self.accelerator, decide)
