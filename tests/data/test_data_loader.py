@@ -148,8 +148,14 @@ def test_recording_goes_view_by_view_in_row_order():
     found = list(record_batches(split(5), batch_size=4, views=2, augment=Settings(), num_classes=4))
     assert [batch.ids.tolist() for batch in found] == [[1000, 1001, 1002, 1003], [1004, 1000, 1001, 1002], [1003, 1004]]
     assert [batch.views.tolist() for batch in found] == [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1]]
-    later = list(record_batches(split(5), batch_size=4, views=2, augment=Settings(), num_classes=4, start=1, stop=2))
-    assert same(later, found[1:2])
+    later = record_batches(
+        split(5), batch_size=4, views=2, augment=Settings(), num_classes=4, ranges=[(4, 8), (8, 9), (9, 10)]
+    )
+    merged = list(later)
+    assert same(merged[:1], found[1:2])
+    assert [(batch.ids.tolist(), batch.views.tolist()) for batch in merged[1:]] == [([1003], [1]), ([1004], [1])]
+    with pytest.raises(UsageError, match="there are 5"):
+        record_batches(split(5), batch_size=4, ranges=[(3, 6)])
 
 
 @pytest.mark.parametrize("augment", [None, Settings()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Work:
     manifest: Manifest
     batch_size: int = 7
     asked: list[tuple[int, int]] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
+    ranges: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def teacher(self, batch: Batch) -> dict[str, torch.Tensor]:
         ids, views = batch.ids.numpy(), batch.views.numpy()
@@ -44,31 +44,36 @@ class Work:
         logits, hidden = known_logits(ids, views), known_hidden(ids, views)
         return {"logits": torch.tensor(logits), "hidden": torch.tensor(hidden), "unused": torch.zeros(len(ids))}
 
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        self.starts.append(first)
-        rows = np.arange(len(self.ids) * self.views)
-        for low in range(first // self.batch_size * self.batch_size, len(rows), self.batch_size):
-            view, place = np.divmod(rows[low : low + self.batch_size], len(self.ids))
-            yield Batch(torch.tensor(self.ids[place]), torch.tensor(view), torch.zeros(len(view), 1))
+    def batches(self, ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
+        ranges = [(0, len(self.ids) * self.views)] if ranges is None else ranges
+        self.ranges.append(list(ranges))
+        for first, stop in ranges:
+            for low in range(first, stop, self.batch_size):
+                view, place = np.divmod(np.arange(low, min(low + self.batch_size, stop)), len(self.ids))
+                yield Batch(torch.tensor(self.ids[place]), torch.tensor(view), torch.zeros(len(view), 1))
 
     def record(self, teacher: Callable | None = None, **changes: object) -> Store:
         manifest = replace(self.manifest, **changes)
         return record(teacher or self.teacher, self.batches, self.folder, manifest, self.ids)
 
     def contents(self) -> dict[str, bytes]:
-        """What lies in the folder; the journal's lines may come in any order."""
-        contents = {path.name: path.read_bytes() for path in self.folder.iterdir() if path.name[0] != "."}
-        if "blocks.jsonl" in contents:
-            contents["blocks.jsonl"] = b"".join(sorted(contents["blocks.jsonl"].splitlines(keepends=True)))
-        return contents
+        """What lies in the folder."""
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name[0] != "."]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
 
-    def path(self, signal: str) -> Path:
-        return self.folder / self.manifest.signals[signal].file
+    def path(self, signal: str, shard: int = 0) -> Path:
+        return self.folder / "shards" / f"{shard:06d}" / self.manifest.signals[signal].records.file
+
+    def journal(self, shard: int = 0) -> Path:
+        return self.folder / "shards" / f"{shard:06d}" / "blocks.jsonl"
+
+    def unfinish(self) -> None:
+        (self.folder / "manifest.json").rename(self.folder / "manifest.partial.json")
 
 
 @pytest.fixture
 def new_work(tmp_path: Path) -> Callable[..., Work]:
-    """Make a recording to be done: 20 samples with scattered ids, 3 views, blocks of 8 rows (the last has 4)."""
+    """Make a recording to be done: 20 samples with scattered ids, 3 views, blocks of 8 rows, shards of 3 blocks."""
 
     def make(name: str = "store", **changes: object) -> Work:
         ids = np.random.default_rng(5).permutation(1000)[:20].astype(np.int64)
@@ -82,7 +87,7 @@ def new_work(tmp_path: Path) -> Callable[..., Work]:
             "augmentation": {"crop": 4, "flip": True, "erase": 0.0},
             "seed": 1,
         } | changes
-        manifest = replace(describe(**options), rows_per_block=8)
+        manifest = replace(describe(**options), rows_per_block=8, blocks_per_shard=3)
         return Work(tmp_path / name, options["ids"], options["views"], manifest)
 
     return make

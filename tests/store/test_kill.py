@@ -23,12 +23,13 @@ manifest = describe(
     ids=ids, data="d", teacher={"model": "t"}, shapes={"logits": (5,), "mid": (3, 2)}, views=4,
     augmentation={"flip": True},
 )
-manifest = replace(manifest, rows_per_block=16)
+manifest = replace(manifest, rows_per_block=16, blocks_per_shard=20)
 
-def batches(first):
-    for low in range(first // 20 * 20, 1200, 20):
-        view, place = np.divmod(np.arange(low, low + 20), 300)
-        yield Batch(torch.tensor(ids[place]), torch.tensor(view), torch.zeros(20, 1))
+def batches(ranges):
+    for first, stop in ranges:
+        for low in range(first, stop, 7):
+            view, place = np.divmod(np.arange(low, min(low + 7, stop)), 300)
+            yield Batch(torch.tensor(ids[place]), torch.tensor(view), torch.zeros(len(view), 1))
 
 def teacher(batch):
     time.sleep(0.0003)
@@ -39,13 +40,12 @@ def write(folder):
     record(teacher, batches, folder, manifest, ids)
 
 def lines(folder):
-    journal = folder / "blocks.jsonl"
-    return journal.read_bytes().count(b"\\n") if journal.exists() else 0
+    return sum(path.read_bytes().count(b"\\n") for path in folder.glob("shards/*/blocks.jsonl"))
 
 write(root / "whole")
 generator = np.random.default_rng(int(sys.argv[2]))
 kills, attempts, recordings, progressed, differ = 0, 0, 0, 0, []
-while kills < 20 and attempts < 400:
+while kills < 10 and attempts < 400:
     folder = root / f"killed{recordings}"
     while attempts < 400:
         attempts += 1
@@ -76,12 +76,15 @@ while kills < 20 and attempts < 400:
     write(folder)
     open_store(folder, manifest).verify()
     contents = [
-        {path.name: path.read_bytes() for path in place.iterdir() if not path.name.startswith(".")}
+        {
+            str(path.relative_to(place)): path.read_bytes()
+            for path in place.rglob("*") if path.is_file() and not path.name.startswith(".")
+        }
         for place in (root / "whole", folder)
     ]
-    assert len(contents[0]) == 5
+    assert len(contents[0]) == 16, sorted(contents[0])
     differ += [name for name in contents[0] if contents[0][name] != contents[1].get(name)]
-    differ += [path.name for path in folder.glob(".*") if path.name not in (".lock", ".writer.json")]
+    differ += [path.name for path in folder.rglob(".*") if path.name not in (".lock", ".writer.json")]
 print(json.dumps({"kills": kills, "progressed": progressed, "recordings": recordings, "differ": differ}))
 """
 
@@ -91,7 +94,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     outcome = json.loads(run.stdout)
-    assert outcome["kills"] >= 20
-    assert outcome["progressed"] >= 10
+    assert outcome["kills"] >= 10
+    assert outcome["progressed"] >= 5
     assert outcome["recordings"] >= 1
     assert outcome["differ"] == []

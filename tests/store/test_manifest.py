@@ -12,6 +12,7 @@ import pytest
 
 from potstill.core.errors import PotstillError, UsageError
 from potstill.store import describe, differences
+from potstill.store.codecs import Full
 from potstill.store.manifest import from_json, to_json
 
 BASE = {
@@ -45,6 +46,8 @@ def test_ids_fingerprint_is_sha256_of_dtype_shape_and_bytes() -> None:
     assert describe(**BASE).ids == expected
 
 
+SIGNAL = {"file": "x", "shape": [3], "codec": {"codec": "full", "dtype": "float16"}, "per": "sample", "source": ""}
+
 CHANGES = [
     ({"teacher": BASE["teacher"] | {"weights": "77bcdddd" * 8}}, "teacher weights: recorded 3fa1bbbb…, now 77bcdddd…"),
     ({"teacher": BASE["teacher"] | {"model": "Other"}}, "teacher model: recorded Net, now Other"),
@@ -65,6 +68,8 @@ CHANGES = [
     ({"shapes": {"logits": (4,)}}, "signal 'logits' shape: recorded [3], now [4]"),
     ({"sources": {"logits": "head"}}, "signal 'logits' source: recorded output, now head"),
     ({"shapes": {"logits": (3,), "mid": (8,)}}, "signal 'mid': not recorded, only logits"),
+    ({"codecs": {"logits": Full("int8")}}, "signal 'logits' dtype: recorded float16, now int8"),
+    ({"sequences": ["logits"]}, "signal 'logits' per: recorded sample, now item"),
 ]
 
 
@@ -77,7 +82,18 @@ def test_one_change_is_one_sentence(change: dict, sentence: str) -> None:
 
 def test_changes_are_complete() -> None:
     changed = {key for change, _ in CHANGES for key in change}
-    assert changed == {"teacher", "data", "augmentation", "seed", "views", "dtype", "shapes", "sources"}
+    assert changed == {
+        "teacher",
+        "data",
+        "augmentation",
+        "seed",
+        "views",
+        "dtype",
+        "shapes",
+        "sources",
+        "codecs",
+        "sequences",
+    }
 
 
 def test_other_ids_are_told() -> None:
@@ -129,13 +145,14 @@ def test_impossible_stores_are_refused(change: dict, part: str) -> None:
     ("change", "part"),
     [
         ({"format": "zip"}, "does not describe a store"),
-        ({"version": 2}, "format 2"),
+        ({"version": 1}, "format 1"),
+        ({"version": 3}, "format 3"),
         ({"views": "many"}, "damaged"),
         ({"num_samples": 0}, "no rows"),
-        ({"signals": {"logits": {"file": "../x", "shape": [3], "dtype": "float16", "codec": "dense", "source": ""}}},
-         "damaged"),
-        ({"signals": {"logits": {"file": "x", "shape": [3], "dtype": "float16", "codec": "top-k", "source": ""}}},
-         "stored as top-k"),
+        ({"signals": {"logits": SIGNAL | {"file": "../x"}}}, "damaged"),
+        ({"signals": {"logits": SIGNAL | {"codec": {"codec": "zip"}}}}, "no codec 'zip'"),
+        ({"signals": {"logits": SIGNAL | {"per": "word"}}}, "damaged"),
+        ({"data": "changed"}, "its checksum is wrong"),
         ({"signals": {"logits": {"file": "x"}}}, "damaged"),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ def batch_of(ids: np.ndarray, views: np.ndarray) -> Batch:
     return Batch(torch.tensor(ids), torch.tensor(views), INPUTS[ids, views])
 
 
-def batches(first: int = 0) -> Iterator[Batch]:
-    for low in range(first // 8 * 8, 60, 8):
-        view, place = np.divmod(np.arange(low, min(low + 8, 60)), 30)
-        yield batch_of(IDS[place], view)
+def batches(ranges: Sequence[tuple[int, int]] = ((0, 60),)) -> Iterator[Batch]:
+    for first, stop in ranges:
+        for low in range(first, stop, 8):
+            view, place = np.divmod(np.arange(low, min(low + 8, stop)), 30)
+            yield batch_of(IDS[place], view)
 
 
 def network() -> nn.Module:

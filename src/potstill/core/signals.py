@@ -16,6 +16,23 @@ Signals = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """A signal whose samples have different numbers of items (tokens, bytes of text), without padding.
+
+    Attributes:
+        values: (items, ...) the items of all samples, one sample after the other.
+        lengths: (b,) int64, how many items each sample has; their sum is ``items``.
+
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some samples, each known by ``(id, view)``.
 

@@ -6,7 +6,7 @@ process or in four, with worker processes or without.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -143,24 +143,21 @@ def record_batches(
     augment: AugmentSettings | None = None,
     seed: int = 0,
     num_classes: int = 0,
-    start: int = 0,
-    stop: int | None = None,
+    ranges: Sequence[tuple[int, int]] | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Yield every ``(id, view)`` once: view 0 of rows 0 to n-1, then view 1, and so on.
 
-    Use it to record a teacher or to predict. Batches have ``batch_size`` samples but for the last one, and may
-    reach over the end of a view.
+    Use it to record a teacher or to predict. Batches may reach over the end of a view, but not over that of a range.
 
     Args:
         samples: the split.
-        batch_size: samples of a batch.
+        batch_size: samples of a batch; the last batch of a range may have fewer.
         views: how many views of each sample.
         augment: which random changes are on.
         seed: of the augmentation.
         num_classes: classes of integer targets; needed for mixup and cutmix.
-        start: number of the first batch to yield; earlier ones are not loaded.
-        stop: number of the batch to stop before; the last when absent.
+        ranges: (first, last + 1) of the numbers, counted over all views, to yield; all when absent.
         workers: processes that load batches; the batches are the same.
 
     Raises:
@@ -173,17 +170,22 @@ def record_batches(
     if views > 1 and not is_on(augment):
         raise UsageError(f"views={views}, but data.augment is off, so all views are equal: set views to 1.")
     count = len(samples)
-    bounds = _bounds(count * views, batch_size, shuffle=False, drop_last=False)
+    slices = []
+    for first, stop in [(0, count * views)] if ranges is None else ranges:
+        if not 0 <= first <= stop <= count * views:
+            raise UsageError(f"Rows {first} to {stop} were asked for, but there are {count * views}.")
+        bounds = _bounds(stop - first, batch_size, shuffle=False, drop_last=False)
+        slices += [(first + low, first + high) for low, high in pairwise(bounds)]
     job = _Job(
         samples,
         np.tile(np.arange(count, dtype=np.int64), views),
         np.repeat(np.arange(views, dtype=np.int64), count),
-        tuple(pairwise(bounds)),
+        tuple(slices),
         augment,
         seed,
         num_classes,
     )
-    return _run(job, start, stop, workers)
+    return _run(job, 0, None, workers)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What a teacher said, once, on disk: dense numbers keyed by ``(id, view)``, checksummed, resumable, cheap to read."""
+"""What a teacher said, once, on disk: numbers keyed by ``(id, view)``, checksummed, resumable, cheap to read."""
 
 from __future__ import annotations
 
 from potstill.store.manifest import Dtype, Manifest, SignalSpec, describe, differences
 from potstill.store.reader import Store, open_store
 from potstill.store.size import check_room, estimate, free_bytes
-from potstill.store.writer import record
+from potstill.store.writer import record, record_part
 
 __all__ = [
     "Dtype",
@@ -19,4 +19,5 @@ __all__ = [
     "free_bytes",
     "open_store",
     "record",
+    "record_part",
 ]

@@ -1,32 +1,44 @@
-"""How a store lies on disk: one file per signal, the ids, a journal of finished blocks, and the manifest.
+"""How a store lies on disk: the manifest, the ids, and shards that each have their columns and a journal of blocks.
 
-A block is a run of rows that share a checksum. A block counts once its line is in the journal, and a line is
-believed only if the bytes it speaks of have its checksum: no half-written line or block can pass for a whole one.
+A block is a run of rows that share checksums. A block counts once its line is in its shard's journal, and a line is
+believed only if the bytes it speaks of have its checksums: no half-written line or block can pass for a whole one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import PotstillError
-from potstill.core.files import atomic_path, read_json
-from potstill.store.manifest import NUMPY_DTYPES, Manifest, from_json, ids_fingerprint
+from potstill.core.files import read_json
+from potstill.store.columns import Column
+from potstill.store.heads import head_file
+from potstill.store.keys import PLACES, SORTED
+from potstill.store.manifest import IDS, Manifest, from_json
 
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.partial.json"
-IDS = "ids.npy"
+SHARDS = "shards"
 JOURNAL = "blocks.jsonl"
 
 Array = np.ndarray[Any, Any]
-Checksums = dict[int, dict[str, str]]
-"""Block number to signal name to sha256."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the journal says of a finished block: for each file its last entry (exclusive) and the block's sha256."""
+
+    ends: Mapping[str, int]
+    sha256: Mapping[str, str]
+
+
+Journal = dict[int, Block]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -38,71 +50,126 @@ def read_manifest(path: Path) -> Manifest:
     return from_json(value, path)
 
 
-def write_ids(folder: Path, ids: Array) -> None:
-    """Write the sample ids in row order, atomically."""
-    # Through memory: NumPy's own writing to a file forgets which error the disk gave.
-    content = io.BytesIO()
-    np.save(content, np.ascontiguousarray(ids, dtype="<i8"), allow_pickle=False)
-    with atomic_path(folder / IDS) as temporary:
-        temporary.write_bytes(content.getvalue())
+def shard_folder(folder: Path, shard: int) -> Path:
+    """Return where a shard lies."""
+    return folder / SHARDS / f"{shard:06d}"
 
 
-def read_ids(folder: Path, manifest: Manifest) -> Array | None:
-    """Return the ids, or None when the file is missing or not the one the manifest speaks of."""
-    try:
-        ids: Array = np.load(folder / IDS, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    whole = ids.shape == (manifest.num_samples,) and ids.dtype.kind == "i" and ids_fingerprint(ids) == manifest.ids
-    return ids.astype(np.int64, copy=False) if whole else None
+def columns(manifest: Manifest) -> tuple[Column, ...]:
+    """Return every file of a shard, the journal aside."""
+    return tuple(column for spec in manifest.signals.values() for column in spec.columns)
 
 
-def map_signals(folder: Path, manifest: Manifest) -> dict[str, Array]:
-    """Memory-map every signal whose file has exactly the right size, read-only, as (rows, ...) arrays."""
-    maps: dict[str, Array] = {}
-    for name, spec in manifest.signals.items():
-        path = folder / spec.file
-        if path.is_file() and path.stat().st_size == manifest.num_rows * spec.row_bytes:
-            shape = (manifest.num_rows, *spec.shape)
-            # A plain array over the map: indexing the memmap subclass itself costs several times more.
-            maps[name] = np.asarray(np.memmap(path, NUMPY_DTYPES[spec.dtype], "r", shape=shape))
-    return maps
+def beside(manifest: Manifest) -> tuple[str, ...]:
+    """Return the files that lie beside the shards, the manifest aside."""
+    ids = (IDS, SORTED, PLACES) if manifest.ids_order == "any" else (IDS,)
+    return (*ids, *(head_file(spec.file) for spec in manifest.signals.values() if spec.head is not None))
 
 
-def checksum(rows: Array) -> str:
-    """Return the sha256 of the bytes of some rows."""
-    return hashlib.sha256(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data).hexdigest()
+def checksum(entries: Array) -> str:
+    """Return the sha256 of the bytes of some entries."""
+    return hashlib.sha256(np.ascontiguousarray(entries).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def journal_line(manifest: Manifest, block: int, sums: Mapping[str, str]) -> str:
+def journal_line(manifest: Manifest, number: int, block: Block) -> str:
     """Return the journal's line for a finished block."""
-    return json.dumps({"block": block, "rows": list(manifest.block_rows(block)), "sha256": dict(sums)}) + "\n"
+    value = {
+        "block": number,
+        "rows": list(manifest.block_rows(number)),
+        "ends": dict(block.ends),
+        "sha256": dict(block.sha256),
+    }
+    return json.dumps(value) + "\n"
 
 
-def read_journal(folder: Path, manifest: Manifest) -> Checksums:
-    """Return the blocks the journal claims; lines that are torn or make no sense are passed over."""
-    path = folder / JOURNAL
-    claimed: Checksums = {}
+def finished_line(manifest: Manifest, shard: int) -> str:
+    """Return the journal's last line: the shard is whole."""
+    blocks = manifest.shard_blocks(shard)
+    return json.dumps({"finished": [blocks.start, blocks.stop]}) + "\n"
+
+
+def read_journal(folder: Path, manifest: Manifest, shard: int) -> tuple[Journal, bool]:
+    """Return the blocks that a shard's journal claims, and whether it says that the shard is finished.
+
+    Lines that are torn or make no sense are passed over; of two lines for a block the later counts.
+    """
+    path = shard_folder(folder, shard) / JOURNAL
+    files = {column.file for column in columns(manifest)}
+    blocks = manifest.shard_blocks(shard)
+    claimed: Journal = {}
+    finished = False
     for line in path.read_bytes().split(b"\n") if path.is_file() else []:
         try:
+            if line + b"\n" == finished_line(manifest, shard).encode():
+                finished = True
+                continue
             value = json.loads(line)
-            block, sums = value["block"], value["sha256"]
-            if value["rows"] == list(manifest.block_rows(block)) and sums.keys() == manifest.signals.keys():
-                claimed[block] = {name: str(sums[name]) for name in manifest.signals}
+            number, ends, sums = int(value["block"]), value["ends"], value["sha256"]
+            fits = number in blocks and value["rows"] == list(manifest.block_rows(number))
+            if fits and ends.keys() == sums.keys() == files:
+                claimed[number] = Block(
+                    {file: int(ends[file]) for file in ends}, {file: str(sums[file]) for file in sums}
+                )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-    return {block: claimed[block] for block in sorted(claimed) if 0 <= block < manifest.num_blocks}
+    claimed = {number: claimed[number] for number in sorted(claimed)}
+    return claimed, finished and len(claimed) == len(blocks)
+
+
+def journal_text(manifest: Manifest, shard: int, journal: Journal) -> str:
+    """Return the whole journal of a finished shard: the same bytes, whatever happened on the way."""
+    lines = [journal_line(manifest, number, journal[number]) for number in sorted(journal)]
+    return "".join([*lines, finished_line(manifest, shard)])
+
+
+def begin(manifest: Manifest, journal: Journal, number: int) -> dict[str, int] | None:
+    """Return the first entry of a block in each file, or None where the block before it is not known."""
+    if number == manifest.shard_blocks(number // manifest.blocks_per_shard).start:
+        return {column.file: 0 for column in columns(manifest)}
+    return dict(journal[number - 1].ends) if number - 1 in journal else None
 
 
 def damaged(
-    manifest: Manifest, maps: Mapping[str, Array], checksums: Checksums, blocks: Iterable[int]
+    manifest: Manifest, journal: Journal, maps: Mapping[str, Array], numbers: Iterable[int]
 ) -> list[tuple[int, str]]:
-    """Return the (block, signal) among ``blocks`` whose bytes are missing or do not have the recorded checksum."""
+    """Return the (block, signal) among some blocks of one shard whose bytes are missing or not those recorded."""
     found = []
-    for block in blocks:
-        start, stop = manifest.block_rows(block)
-        for name in manifest.signals:
-            recorded = checksums.get(block, {}).get(name)
-            if recorded is None or name not in maps or checksum(maps[name][start:stop]) != recorded:
-                found.append((block, name))
+    for number in numbers:
+        first = begin(manifest, journal, number)
+        for name, spec in manifest.signals.items():
+            if number not in journal or first is None or not _whole(spec.columns, first, journal[number], maps):
+                found.append((number, name))
     return found
+
+
+def _whole(columns: Iterable[Column], first: Mapping[str, int], block: Block, maps: Mapping[str, Array]) -> bool:
+    for column in columns:
+        start, stop = first[column.file], block.ends[column.file]
+        entries = maps[column.file][start:stop]
+        if len(entries) != stop - start or checksum(entries) != block.sha256[column.file]:
+            return False
+    return True
+
+
+def map_shard(folder: Path, manifest: Manifest, shard: int) -> dict[str, Array]:
+    """Memory-map every file of a shard, as far as it is there."""
+    place = shard_folder(folder, shard)
+    return {column.file: column.map(place) for column in columns(manifest)}
+
+
+def wrong_files(folder: Path, manifest: Manifest, shard: int, journal: Journal) -> list[str]:
+    """Return the files of a finished shard whose size or head is not the one its entries give."""
+    place = shard_folder(folder, shard)
+    last = journal[manifest.shard_blocks(shard).stop - 1]
+    wrong = []
+    for column in columns(manifest):
+        path, entries = place / column.file, last.ends[column.file]
+        if not path.is_file() or path.stat().st_size != column.file_bytes(entries):
+            wrong.append(column.file)
+            continue
+        with path.open("rb") as file:
+            if file.read(column.header_bytes) != column.header(entries):
+                wrong.append(column.file)
+    if (place / JOURNAL).read_bytes() != journal_text(manifest, shard, journal).encode():
+        wrong.append(JOURNAL)
+    return wrong

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, UsageError
+from potstill.store.codecs import Codec, Full, LowRank
+from potstill.store.codecs import from_json as codec_from_json
+from potstill.store.columns import Column
 
 FORMAT = "potstill-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+IDS = "ids.npy"
 Dtype = Literal["float32", "float16"]
-NUMPY_DTYPES: Mapping[str, str] = {"float32": "<f4", "float16": "<f2"}
+Per = Literal["sample", "item"]
+Order = Literal["counting", "rising", "any"]
+# Full records in these formats are plain numbers to any program that reads .npy files.
+_PLAIN: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "uint8": "|u1", "int32": "<i4"}
 
 # Small enough that a kill costs seconds of a slow teacher, large enough that syncing costs a fast one little.
 _MAX_ROWS_PER_BLOCK = 2048
+_ROWS_PER_BLOCK_OF_SEQUENCES = 256
 _MAX_BYTES_PER_BLOCK = 4 * 2**20
+# A shard is what one process records alone: enough of them to share the work, few enough to read across them.
+_MAX_BYTES_PER_SHARD = 512 * 2**20
+_SHARDS_OF_A_SMALL_STORE = 8
+_BLOCKS_WORTH_A_SHARD = 4
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What makes logits of the numbers that the codec low_rank keeps; see `store.heads`.
+
+    Attributes:
+        classes: how many logits there are.
+        sha256: of the head's file; empty in the description of a store that is to be recorded.
+
+    """
+
+    classes: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,24 +56,57 @@ class SignalSpec:
     """How one signal lies on disk.
 
     Attributes:
-        shape: shape of one row; ``()`` for one number a row.
-        dtype: number format on disk.
+        shape: shape of one record's numbers: of a sample, or of an item where samples have several.
+        codec: how numbers become the bytes of a record.
+        per: ``"sample"`` for one record a sample; ``"item"`` where a sample has any number of them, such as tokens.
         source: where in the teacher it comes from: ``"output"`` or the name of the tapped module.
-        codec: how rows are encoded; ``"dense"`` is plain numbers, row after row.
-        file: name of the file inside the store's folder.
+        file: first part of the names of its files in each shard.
+        head: what makes logits of its numbers, for the codec low_rank.
+        converted_from: the codec that had taken something away before this one was applied; None where the records are
+            those of the teacher's own numbers. Told, and compared only to continue or repair a store.
 
     """
 
     shape: tuple[int, ...]
-    dtype: Dtype
+    codec: Codec = field(default_factory=Full)
+    per: Per = "sample"
     source: str = "output"
-    codec: str = "dense"
     file: str = ""
+    head: HeadSpec | None = None
+    converted_from: Mapping[str, Any] | None = None
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * np.dtype(NUMPY_DTYPES[self.dtype]).itemsize
+    def width(self) -> int | None:
+        """Bytes of one record; None where records differ in length."""
+        return self.codec.width(self.shape)
+
+    @property
+    def records(self) -> Column:
+        """The records: one an entry where all have the same width, else their bytes one after the other."""
+        plain = _PLAIN.get(self.codec.dtype) if isinstance(self.codec, Full) else None
+        if plain is not None:
+            return Column(f"{self.file}.npy", plain, self.shape)
+        return Column(f"{self.file}.npy", "|u1", () if self.width is None else (self.width,))
+
+    @property
+    def items(self) -> Column | None:
+        """At which item of the shard each sample begins, and the last one ends."""
+        return Column(f"{self.file}.items.npy", "<i8") if self.per == "item" else None
+
+    @property
+    def starts(self) -> Column | None:
+        """At which byte of the shard each sample begins, and the last one ends."""
+        return Column(f"{self.file}.starts.npy", "<i8") if self.width is None else None
+
+    @property
+    def lengths(self) -> Column | None:
+        """How many bytes each item's record has."""
+        return Column(f"{self.file}.lengths.npy", "<u2") if self.per == "item" and self.width is None else None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All files of the signal in a shard."""
+        return tuple(column for column in (self.records, self.items, self.starts, self.lengths) if column is not None)
 
 
 @dataclass(frozen=True)
@@ -60,10 +118,14 @@ class Manifest:
         num_samples: how many samples; there are ``num_samples * views`` rows, view after view.
         views: how many augmented views of each sample.
         ids: sha256 of the sample ids in row order.
+        ids_order: how they follow each other.
+        first_id: the first id where the ids count up by one, else None.
         data: fingerprint of the samples.
         teacher: JSON-like parts that identify the teacher: model, weights, preprocessing, precision.
         augmentation: JSON-like settings and seed of the augmentation; empty when nothing is augmented.
+        sampling_seed: seed of codecs that sample, None where none does.
         rows_per_block: how many rows share a checksum.
+        blocks_per_shard: how many blocks share a folder and a writer.
         potstill: version that recorded it; told, never compared.
 
     """
@@ -72,10 +134,14 @@ class Manifest:
     num_samples: int
     views: int
     ids: str
+    ids_order: Order
+    first_id: int | None
     data: str
     teacher: Mapping[str, Any]
     augmentation: Mapping[str, Any]
+    sampling_seed: int | None
     rows_per_block: int
+    blocks_per_shard: int
     potstill: str = ""
 
     @property
@@ -89,15 +155,25 @@ class Manifest:
         return -(-self.num_rows // self.rows_per_block)
 
     @property
+    def rows_per_shard(self) -> int:
+        """Rows of every shard but the last."""
+        return self.rows_per_block * self.blocks_per_shard
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the store; the last may be shorter."""
+        return -(-self.num_blocks // self.blocks_per_shard)
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes of all signals on disk."""
-        return self.num_rows * sum(spec.row_bytes for spec in self.signals.values())
+        """Bytes of the records whose size is known beforehand: all but those of sequences."""
+        return self.num_rows * sum(spec.width or 0 for spec in self.signals.values() if spec.per == "sample")
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of everything but the layout of blocks and the potstill version."""
         value = to_json(self)
-        for key in ("potstill", "rows_per_block"):
+        for key in ("potstill", "rows_per_block", "blocks_per_shard", "checksum"):
             del value[key]
         return fingerprint.of_json(value)
 
@@ -105,6 +181,11 @@ class Manifest:
         """Return the first row of ``block`` and the row after its last."""
         start = block * self.rows_per_block
         return start, min(start + self.rows_per_block, self.num_rows)
+
+    def shard_blocks(self, shard: int) -> range:
+        """Return the numbers of the blocks of ``shard``."""
+        start = shard * self.blocks_per_shard
+        return range(start, min(start + self.blocks_per_shard, self.num_blocks))
 
 
 def describe(
@@ -115,9 +196,12 @@ def describe(
     shapes: Mapping[str, tuple[int, ...]],
     sources: Mapping[str, str] | None = None,
     dtype: Dtype = "float16",
+    codecs: Mapping[str, Codec] | None = None,
+    sequences: Collection[str] = (),
     views: int = 1,
     augmentation: Mapping[str, Any] | None = None,
     seed: int = 0,
+    shards: int | None = None,
 ) -> Manifest:
     """Return the manifest of a store to be recorded, or to be expected of one on disk.
 
@@ -125,46 +209,113 @@ def describe(
         ids: (n,) int64 sample ids in row order, unique.
         data: fingerprint of the samples.
         teacher: JSON-like parts that identify the teacher, such as `LiveTeacher.parts`.
-        shapes: shape of one row of each signal, without the batch dimension.
+        shapes: shape of one record of each signal: without the batch dimension, and for sequences without the
+            dimension of the items.
         sources: module each signal is tapped at; the model's output when absent.
-        dtype: number format on disk.
+        dtype: number format of signals without a codec of their own.
+        codecs: how a signal's numbers are kept.
+        sequences: signals of which a sample has any number of items.
         views: augmented views of each sample.
         augmentation: settings of the augmentation; settings that are all off count as none.
-        seed: seed of the augmentation; ignored when it is off.
+        seed: seed of the augmentation and of codecs that sample; ignored where there is neither.
+        shards: in how many parts the store is recorded; by size when absent.
 
     Raises:
-        UsageError: no samples, no signals, a signal without numbers, an unknown dtype or no views.
+        UsageError: no samples, no signals, a signal without numbers, an unknown dtype, no views, or equal ids.
 
     """
     if len(ids) == 0 or not shapes or views < 1:
         raise UsageError(
             f"A store needs samples, signals and views: got {len(ids)} samples, {len(shapes)} signals, {views} views."
         )
-    if dtype not in NUMPY_DTYPES:
+    if dtype not in get_args(Dtype):
         raise UsageError(f"A store keeps float16 or float32 numbers, not '{dtype}'.")
     settings = {key: value for key, value in (augmentation or {}).items() if value}
     if settings:
         settings["seed"] = seed
-    sources = sources or {}
+    sources, codecs = sources or {}, codecs or {}
+    unknown = sorted({*codecs, *sequences} - set(shapes))
+    if unknown:
+        raise UsageError(f"There is no signal '{unknown[0]}' to give a codec: the signals are {', '.join(shapes)}.")
     signals = {
-        name: SignalSpec(tuple(shape), dtype, sources.get(name, "output"), file=file)
-        for (name, shape), file in zip(sorted(shapes.items()), _file_names(sorted(shapes), dtype), strict=True)
+        name: _described(
+            tuple(shape),
+            codecs.get(name, Full(dtype)),
+            "item" if name in sequences else "sample",
+            sources.get(name, "output"),
+            file,
+        )
+        for (name, shape), file in zip(sorted(shapes.items()), _file_names(sorted(shapes)), strict=True)
     }
     for name, spec in signals.items():
-        if spec.row_bytes <= 0:
+        if min(spec.shape, default=1) < 1:
             raise UsageError(f"Signal '{name}' has shape {spec.shape} for one sample: there is nothing to store.")
-    widest = max(spec.row_bytes for spec in signals.values())
+    order = order_of(ids)
+    num_rows = len(ids) * views
+    rows_per_block = _rows_per_block(signals.values())
+    num_blocks = -(-num_rows // rows_per_block)
     return Manifest(
         signals=signals,
         num_samples=len(ids),
         views=views,
         ids=ids_fingerprint(ids),
+        ids_order=order,
+        first_id=int(ids[0]) if order == "counting" else None,
         data=data,
         teacher=json.loads(json.dumps(teacher)),
         augmentation=json.loads(json.dumps(settings)),
-        rows_per_block=max(1, min(_MAX_ROWS_PER_BLOCK, _MAX_BYTES_PER_BLOCK // widest)),
+        sampling_seed=seed if any(spec.codec.samples for spec in signals.values()) else None,
+        rows_per_block=rows_per_block,
+        blocks_per_shard=_blocks_per_shard(signals.values(), num_blocks, rows_per_block, shards),
         potstill=_potstill_version(),
     )
+
+
+def _described(shape: tuple[int, ...], codec: Codec, per: Per, source: str, file: str) -> SignalSpec:
+    if not isinstance(codec, LowRank):
+        return SignalSpec(shape, codec, per, source, file)
+    if len(shape) != 1:
+        raise UsageError(f"The codec low_rank is for the logits of one layer, not for numbers of shape {shape}.")
+    return SignalSpec((codec.rank,), codec, per, source, file, HeadSpec(shape[0]))
+
+
+def _rows_per_block(signals: Collection[SignalSpec]) -> int:
+    most = _ROWS_PER_BLOCK_OF_SEQUENCES if any(spec.per == "item" for spec in signals) else _MAX_ROWS_PER_BLOCK
+    widest = max((spec.width or 1) if spec.per == "sample" else 1 for spec in signals)
+    rows = max(1, min(most, _MAX_BYTES_PER_BLOCK // widest))
+    # A multiple of usual batch sizes, so that few batches are cut at the end of a block.
+    return rows // 256 * 256 if rows > 256 else rows
+
+
+def _blocks_per_shard(signals: Collection[SignalSpec], num_blocks: int, rows: int, shards: int | None) -> int:
+    if shards is None:
+        known = num_blocks * rows * sum(spec.width or 0 for spec in signals if spec.per == "sample")
+        shards = max(
+            -(-known // _MAX_BYTES_PER_SHARD), min(_SHARDS_OF_A_SMALL_STORE, num_blocks // _BLOCKS_WORTH_A_SHARD), 1
+        )
+    elif shards > num_blocks:
+        raise UsageError(
+            f"store.shards is {shards}, but there are {num_blocks} blocks of {rows} rows to share: "
+            f"give at most {num_blocks}."
+        )
+    return -(-num_blocks // shards)
+
+
+def order_of(ids: np.ndarray[Any, Any]) -> Order:
+    """Return how ids follow each other: each one more than the last, each larger than the last, or neither.
+
+    Raises:
+        UsageError: two samples have the same id.
+
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if bool((ids[1:] > ids[:-1]).all()):
+        return "counting" if int(ids[-1]) - int(ids[0]) == len(ids) - 1 else "rising"
+    ordered = np.sort(ids)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(same):
+        raise UsageError(f"Sample id {int(ordered[same[0]])} occurs twice: ids must be unique to key a store.")
+    return "any"
 
 
 def ids_fingerprint(ids: np.ndarray[Any, Any]) -> str:
@@ -173,36 +324,43 @@ def ids_fingerprint(ids: np.ndarray[Any, Any]) -> str:
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
-    """Return the manifest as plain JSON-like data."""
-    return {
+    """Return the manifest as plain JSON-like data, with a checksum of itself."""
+    value = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "signals": {
             name: {
                 "file": spec.file,
                 "shape": list(spec.shape),
-                "dtype": spec.dtype,
-                "codec": spec.codec,
+                "codec": spec.codec.to_json(),
+                "per": spec.per,
                 "source": spec.source,
+                **({"head": asdict(spec.head)} if spec.head else {}),
+                **({"converted_from": dict(spec.converted_from)} if spec.converted_from else {}),
             }
             for name, spec in manifest.signals.items()
         },
         "num_samples": manifest.num_samples,
         "views": manifest.views,
         "rows_per_block": manifest.rows_per_block,
+        "blocks_per_shard": manifest.blocks_per_shard,
         "ids": manifest.ids,
+        "ids_order": manifest.ids_order,
+        "first_id": manifest.first_id,
         "data": manifest.data,
         "teacher": dict(manifest.teacher),
         "augmentation": dict(manifest.augmentation),
+        "sampling_seed": manifest.sampling_seed,
         "potstill": manifest.potstill,
     }
+    return {**value, "checksum": fingerprint.of_json(value)}
 
 
 def from_json(value: Any, path: Path) -> Manifest:
     """Return the manifest read from ``path``.
 
     Raises:
-        PotstillError: it is not a manifest, or of a newer format.
+        PotstillError: it is not a manifest, or of a newer format, or damaged.
 
     """
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -213,22 +371,28 @@ def from_json(value: Any, path: Path) -> Manifest:
             f"It was written by potstill {value.get('potstill')}: install that version, or delete the folder."
         )
     try:
-        signals = {str(name): _signal(name, spec, path) for name, spec in value["signals"].items()}
         manifest = Manifest(
-            signals=signals,
+            signals={str(name): _signal(name, spec, path) for name, spec in value["signals"].items()},
             num_samples=int(value["num_samples"]),
             views=int(value["views"]),
             ids=str(value["ids"]),
+            ids_order=value["ids_order"],
+            first_id=None if value["first_id"] is None else int(value["first_id"]),
             data=str(value["data"]),
             teacher=dict(value["teacher"]),
             augmentation=dict(value["augmentation"]),
+            sampling_seed=None if value["sampling_seed"] is None else int(value["sampling_seed"]),
             rows_per_block=int(value["rows_per_block"]),
+            blocks_per_shard=int(value["blocks_per_shard"]),
             potstill=str(value.get("potstill", "")),
         )
+        whole = value == to_json(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PotstillError(f"{path} is damaged ({error!r}). Delete {path.parent} to record anew.") from error
-    if min(manifest.num_rows, manifest.rows_per_block) < 1 or not signals:
+    if min(manifest.num_rows, manifest.rows_per_block, manifest.blocks_per_shard) < 1 or not manifest.signals:
         raise PotstillError(f"{path} is damaged: it describes no rows. Delete {path.parent} to record anew.")
+    if not whole:
+        raise PotstillError(f"{path} is damaged: its checksum is wrong. Delete {path.parent} to record anew.")
     return manifest
 
 
@@ -244,6 +408,8 @@ def differences(recorded: Manifest, wanted: Manifest, *, exact: bool = False) ->
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
+    if wanted.sampling_seed is not None and recorded.sampling_seed != wanted.sampling_seed:
+        lines.append(f"sampling seed: recorded {_show(recorded.sampling_seed)}, now {_show(wanted.sampling_seed)}")
     if recorded.views < wanted.views or (exact and recorded.views != wanted.views):
         lines.append(f"views: recorded {recorded.views}, now {wanted.views}")
     for name, spec in wanted.signals.items():
@@ -251,11 +417,14 @@ def differences(recorded: Manifest, wanted: Manifest, *, exact: bool = False) ->
         if kept is None:
             lines.append(f"signal '{name}': not recorded, only {', '.join(sorted(recorded.signals))}")
             continue
-        for part in ("shape", "dtype", "source", "codec"):
-            if getattr(kept, part) != getattr(spec, part):
-                lines.append(
-                    f"signal '{name}' {part}: recorded {_show(getattr(kept, part))}, now {_show(getattr(spec, part))}"
-                )
+        old, new = _signal_facts(kept), _signal_facts(spec)
+        if exact:
+            old["converted from"], new["converted from"] = kept.converted_from, spec.converted_from
+        lines += [
+            f"signal '{name}' {part}: recorded {_show(old.get(part))}, now {_show(new.get(part))}"
+            for part in dict.fromkeys([*old, *new])
+            if old.get(part) != new.get(part)
+        ]
     if exact:
         lines += [f"signal '{name}': recorded, now none" for name in recorded.signals if name not in wanted.signals]
     return lines
@@ -266,6 +435,11 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     facts |= {"data": manifest.data, "sample ids": manifest.ids, "number of samples": manifest.num_samples}
     facts |= _flat("augmentation", dict(manifest.augmentation))
     return facts
+
+
+def _signal_facts(spec: SignalSpec) -> dict[str, Any]:
+    facts = {"shape": list(spec.shape), "per": spec.per, "source": spec.source, **spec.codec.to_json()}
+    return facts if spec.head is None else {**facts, "classes": spec.head.classes}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
@@ -286,30 +460,33 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _file_names(names: list[str], dtype: Dtype) -> list[str]:
+def _file_names(names: list[str]) -> list[str]:
     """Return a file name for each signal: readable, safe on any file system, different in more than case."""
     taken: set[str] = set()
     files = []
     for number, name in enumerate(names):
-        stem = re.sub(r"[^A-Za-z0-9._-]", "_", name).strip(".") or "signal"
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", name) or "signal"
         if stem.lower() in taken:
             stem = f"{stem}-{number}"
         taken.add(stem.lower())
-        files.append(f"{stem[:100]}.{dtype}")
+        files.append(stem[:100])
     return files
 
 
 def _signal(name: Any, value: Any, path: Path) -> SignalSpec:
-    shape = tuple(int(size) for size in value["shape"])
-    dtype, codec, file = str(value["dtype"]), str(value["codec"]), str(value["file"])
-    if dtype not in NUMPY_DTYPES or codec != "dense":
+    shape, file, per = tuple(int(size) for size in value["shape"]), str(value["file"]), str(value["per"])
+    try:
+        codec = codec_from_json(value["codec"])
+    except UsageError as error:
         raise PotstillError(
-            f"{path}: signal '{name}' is stored as {codec} {dtype}, which this potstill cannot read. "
+            f"{path}: signal '{name}' cannot be read by this potstill: {error} "
             "Use the version of potstill that recorded it, or delete the folder to record anew."
-        )
-    if Path(file).name != file or min(shape, default=1) < 1:
-        raise ValueError(f"signal {name}: file {file!r}, shape {shape}")
-    return SignalSpec(shape, cast(Dtype, dtype), str(value["source"]), codec, file)
+        ) from error
+    if Path(file).name != file or min(shape, default=1) < 1 or per not in get_args(Per):
+        raise ValueError(f"signal {name}: file {file!r}, shape {shape}, per {per}")
+    head = HeadSpec(**value["head"]) if "head" in value else None
+    converted = dict(value["converted_from"]) if "converted_from" in value else None
+    return SignalSpec(shape, codec, cast(Per, per), str(value["source"]), file, head, converted)
 
 
 def _potstill_version() -> str:

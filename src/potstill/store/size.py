@@ -7,20 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.errors import PotstillError
-from potstill.store.manifest import Dtype, SignalSpec
+from potstill.store.codecs import Codec, Full, LowRank, RandomSampling
+from potstill.store.manifest import Dtype
 
 
-def estimate(num_samples: int, views: int, shapes: Mapping[str, tuple[int, ...]], dtype: Dtype = "float16") -> int:
+def estimate(
+    num_samples: int,
+    views: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: Dtype = "float16",
+    codecs: Mapping[str, Codec] | None = None,
+) -> int:
     """Return the bytes a store of these signals takes on disk, checksums aside.
 
     Args:
         num_samples: samples recorded.
         views: augmented views of each sample.
-        shapes: shape of one row of each signal, without the batch dimension.
-        dtype: number format on disk.
+        shapes: shape of one record of each signal, without the batch dimension.
+        dtype: number format of signals without a codec of their own.
+        codecs: how a signal's numbers are kept; one whose records differ in length counts with its longest.
 
     """
-    return num_samples * views * sum(SignalSpec(tuple(shape), dtype).row_bytes for shape in shapes.values())
+    full: Codec = Full(dtype)
+    widths = [_width((codecs or {}).get(name, full), tuple(shape)) for name, shape in shapes.items()]
+    return num_samples * views * sum(widths)
+
+
+def _width(codec: Codec, shape: tuple[int, ...]) -> int:
+    if isinstance(codec, RandomSampling):
+        return codec.longest(shape)
+    return codec.width((codec.rank,) if isinstance(codec, LowRank) else shape) or 0
 
 
 def free_bytes(folder: Path) -> int:

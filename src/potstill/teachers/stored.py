@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from potstill.core.errors import TeacherError, did_you_mean
-from potstill.core.signals import Batch, Signals
+from potstill.core.signals import Batch, Ragged, Signals
+from potstill.store.codecs import Codec
 from potstill.store.manifest import Dtype, Manifest, describe
 from potstill.store.reader import Store
 from potstill.teachers.live import LiveTeacher
@@ -56,13 +58,26 @@ class StoredTeacher:
             float32 signals, (b, ...), on the device of ``batch.inputs``.
 
         Raises:
-            TeacherError: an (id, view) was not recorded; the message names it.
+            TeacherError: an (id, view) was not recorded, or a signal has items; the message names it.
             PotstillError: the store's files are damaged.
 
         """
-        rows = self._store.rows(batch.ids, batch.views)
         device = batch.inputs.device
-        return {name: self._store.gather(name, rows).to(device, non_blocking=True) for name in self._names}
+        answers = self.read(batch.ids, batch.views)
+        return {name: values.to(device, non_blocking=True) for name, values in answers.items()}
+
+    def read(self, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
+        """Return what was said of (b,) ids in (b,) views, float32 (b, ...), on the CPU; raises what a call does."""
+        rows = self._store.rows(ids, views)
+        return {name: self._dense(name, self._store.gather(name, rows)) for name in self._names}
+
+    def _dense(self, name: str, values: Tensor | Ragged) -> Tensor:
+        if isinstance(values, Ragged):
+            raise TeacherError(
+                f"Signal '{name}' of the store {self._store.folder} has items of each sample, which no loss reads as "
+                f"they are: read it with potstill.open_store({str(self._store.folder)!r}).read()."
+            )
+        return values
 
 
 def describe_recording(
@@ -72,9 +87,11 @@ def describe_recording(
     ids: np.ndarray[Any, Any],
     data: str,
     dtype: Dtype = "float16",
+    codecs: Mapping[str, Codec] | None = None,
     views: int = 1,
     augmentation: Mapping[str, Any] | None = None,
     seed: int = 0,
+    shards: int | None = None,
 ) -> Manifest:
     """Return the manifest of a store with all of a live teacher's signals.
 
@@ -83,10 +100,12 @@ def describe_recording(
         example: any samples of the data.
         ids: (n,) int64 sample ids in row order.
         data: fingerprint of the samples.
-        dtype: number format on disk.
+        dtype: number format of signals without a codec of their own.
+        codecs: how a signal's numbers are kept.
         views: augmented views of each sample.
         augmentation: settings of the augmentation as plain data.
-        seed: seed of the augmentation.
+        seed: seed of the augmentation and of codecs that sample.
+        shards: in how many parts the store is recorded; by size when absent.
 
     """
     return describe(
@@ -96,7 +115,9 @@ def describe_recording(
         shapes=signal_shapes(teacher, example),
         sources=teacher.sources,
         dtype=dtype,
+        codecs=codecs,
         views=views,
         augmentation=augmentation,
         seed=seed,
+        shards=shards,
     )

@@ -1,0 +1,116 @@
+"""Writing so that what was said to be on disk is there, and so that no two processes write the same place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from io import FileIO
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from potstill.core.errors import PotstillError
+from potstill.core.files import atomic_path, disk_errors, read_json, write_json
+
+_LOCK = ".lock"
+_WRITER = ".writer.json"
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Like `disk_errors`, and a limit on the size of files is told like a full disk."""
+    try:
+        with disk_errors(path):
+            yield
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise PotstillError(
+            f"Could not write {path}: files may not grow this large here (see `ulimit -f`). Finished results are safe; "
+            "raise the limit or choose another folder, and run the same command again to continue."
+        ) from error
+
+
+def write(file: FileIO, content: bytes) -> None:
+    """Write all of ``content``."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content: a reader sees the old or the new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sync(file: FileIO) -> None:
+    """Wait until what was written is on disk."""
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until new names in a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file off after ``size`` bytes."""
+    os.truncate(path, size)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove temporary files of a process that was killed."""
+    for path in folder.glob(".*.*"):
+        if path.name not in (_LOCK, _WRITER):
+            path.unlink()
+
+
+@contextmanager
+def only_writer(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold the folder's lock, or refuse, naming who holds it. The lock dies with its process, however that dies.
+
+    Args:
+        folder: what is to be written.
+        patience: seconds to wait for another process.
+
+    Raises:
+        PotstillError: another process holds it.
+
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        with errors(folder):
+            lock.acquire(timeout=patience)
+    except Timeout:
+        raise PotstillError(
+            f"Another process is recording into {folder}: {_holder(folder)}. Wait until it is done, record another "
+            "part, or choose another store.path."
+        ) from None
+    try:
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(
+            folder / _WRITER,
+            {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200], "since": since},
+        )
+        yield
+    finally:
+        (folder / _WRITER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        writer = read_json(folder / _WRITER)
+        return f"process {writer['process']} on {writer['host']} ({writer['command']}), since {writer['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not said its name yet"
