@@ -28,8 +28,18 @@ def read_table(path: Path, *, inputs: Sequence[str] | None, target: str, id_colu
         PotstillError: pyarrow is not installed (not needed for NPZ).
 
     """
-    columns = _read_npz(path) if path.suffix.lower() == ".npz" else from_arrow(_read_arrow(path), str(path))
-    return from_columns(columns, str(path), inputs=inputs, target=target, id_column=id_column)
+    return from_columns(read_columns(path), str(path), inputs=inputs, target=target, id_column=id_column)
+
+
+def read_columns(path: Path) -> dict[str, Array]:
+    """Return the columns of a CSV, Parquet, JSONL or NPZ file as arrays, keyed by name.
+
+    Raises:
+        DataError: the file cannot be read.
+        PotstillError: pyarrow is not installed (not needed for NPZ).
+
+    """
+    return _read_npz(path) if path.suffix.lower() == ".npz" else from_arrow(_read_arrow(path), str(path))
 
 
 def from_columns(

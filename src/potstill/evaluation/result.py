@@ -20,16 +20,16 @@ class Size:
     """What a model costs.
 
     Attributes:
-        parameters: number of trainable numbers.
-        flops: operations of one forward pass of one example.
-        bytes: of the stored weights.
+        parameters: number of trainable numbers; None where the model is no torch model.
+        flops: operations of one forward pass of one example, or None.
+        bytes: of the stored weights, or None.
         latency_ms: milliseconds a call by batch size, ``{"1": {"p50": .., "p95": .., "per_second": ..}, ...}``.
 
     """
 
-    parameters: int
-    flops: int
-    bytes: int
+    parameters: int | None
+    flops: int | None
+    bytes: int | None
     latency_ms: Latency | None = None
 
 
@@ -42,9 +42,9 @@ class ModelScores:
         metrics: metric name -> value.
         intervals: metric name -> 95 % interval.
         per_seed: metric name -> one value per seed (one value for the teacher).
-        parameters: number of trainable numbers.
-        flops: operations of one forward pass of one example.
-        bytes: of the stored weights.
+        parameters: number of trainable numbers; None where the model is no torch model.
+        flops: operations of one forward pass of one example, or None.
+        bytes: of the stored weights, or None.
         latency_ms: as in `Size`.
 
     """
@@ -53,9 +53,9 @@ class ModelScores:
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     per_seed: Mapping[str, tuple[float, ...]]
-    parameters: int
-    flops: int
-    bytes: int
+    parameters: int | None
+    flops: int | None
+    bytes: int | None
     latency_ms: Latency | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def judge(
     scores: Mapping[str, Mapping[str, float]],
     to_alone: Difference,
     to_teacher: Difference | None,
-    parameters: Mapping[str, int],
+    parameters: Mapping[str, int | None],
     num_seeds: int,
     num_examples: int,
     calibration: Difference | None = None,
@@ -106,7 +106,7 @@ def judge(
         scores: ``"teacher"``, ``"alone"``, ``"distilled"`` -> metric name -> value.
         to_alone: the metric's difference distilled - alone.
         to_teacher: the metric's difference distilled - teacher; None where there was no separate teacher.
-        parameters: ``"teacher"`` and ``"distilled"`` -> number of parameters.
+        parameters: ``"teacher"`` and ``"distilled"`` -> number of parameters, or None where nobody can count them.
         num_seeds: seeds of each student.
         num_examples: test examples.
         calibration: the calibration error's difference distilled - alone; None where there is none.
@@ -198,11 +198,12 @@ def _gain(metric: str, difference: Difference, num_seeds: int) -> str:
     return f"{text}: that may be chance. More test examples or more seeds would narrow the interval."
 
 
-def _kept(metric: str, student: float, teacher: float, difference: Difference, parameters: Mapping[str, int]) -> str:
+def _kept(
+    metric: str, student: float, teacher: float, difference: Difference, parameters: Mapping[str, int | None]
+) -> str:
     word = _word(metric)
-    size = f"{parameters['distilled']:,} parameters"
-    if parameters["teacher"]:
-        size = f"{_share(parameters['distilled'] / parameters['teacher'])} of its parameters"
+    own, others = parameters["distilled"] or 0, parameters["teacher"]
+    size = f"{_share(own / others)} of its parameters" if others else f"{own:,} parameters"
     numbers = f"{_level(metric, student)} against {_level(metric, teacher)}"
     if teacher <= 0:
         return f"The teacher itself explains nothing ({word} {_level(metric, teacher)}); the student has {numbers}."

@@ -132,9 +132,13 @@ def _results(models: Mapping[str, Any]) -> str:
             low, high = models[model]["intervals"][metric]
             cells.append(f"{models[model]['metrics'][metric]:.4g} ({low:.4g} to {high:.4g})")
         rows.append(cells)
-    rows.append(["Parameters", *(f"{models[model]['parameters']:,}" for model, _ in shown)])
-    rows.append(["Weights", *(f"{models[model]['bytes'] / 1e6:.3g} MB" for model, _ in shown)])
-    rows.append(["Operations a sample", *(f"{models[model]['flops'] / 1e6:.3g} MFLOP" for model, _ in shown)])
+    for title, key, scale, text in (
+        ("Parameters", "parameters", 1, "{:,}"),
+        ("Weights", "bytes", 1e6, "{:.3g} MB"),
+        ("Operations a sample", "flops", 1e6, "{:.3g} MFLOP"),
+    ):
+        held = [models[model][key] for model, _ in shown]
+        rows.append([title, *("-" if one is None else text.format(one / scale if scale > 1 else one) for one in held)])
     return _table(rows)
 
 

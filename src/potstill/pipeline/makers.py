@@ -9,15 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
 from potstill.data import Data
 from potstill.models import Preprocessor, build, load_weights, reinitialise
+from potstill.pipeline.any_teacher import check_logits, foreign_maker, is_foreign, read_module
 from potstill.recipe import schema
 from potstill.teachers.merged import MergedTeacher
+from potstill.teachers.protocol import by_batch
 from potstill.teachers.regrouped import RegroupedTeacher, groups_of
+from potstill.teachers.voting import Votes, VotingTeacher
+
+_QUESTIONS = 16
+"""Samples that a trained torch model is questioned about: what it answers with shows at once."""
 
 
 def student_maker(
@@ -66,16 +73,24 @@ def teacher_maker(
     """
     if not section.members:
         module = None if isinstance(given, tuple) else given
-        make_one = _one_teacher(section, "teacher", data, seed=recipe.seed, base=base, module=module)
+        make_one = _one_teacher(section, "teacher", data, seed=recipe.seed, base=base, module=module, recipe=recipe)
         if section.class_map is None:
             return make_one
         groups = groups_of(section.class_map, data.classes)
         return lambda: RegroupedTeacher(make_one(), groups, data.num_outputs)
     modules = given if isinstance(given, tuple) else (None,) * len(section.members)
     makers = [
-        _one_teacher(member, f"teacher.members[{index}]", data, seed=recipe.seed + index, base=base, module=module)
+        _one_teacher(
+            *(member, f"teacher.members[{index}]", data),
+            seed=recipe.seed + index,
+            base=base,
+            module=module,
+            recipe=recipe,
+        )
         for index, (member, module) in enumerate(zip(section.members, modules, strict=True))
     ]
+    if section.votes is not None:
+        return _voting(section.votes, section.members, makers, base)
     known = [_known(member, index, data) for index, member in enumerate(section.members)]
 
     def merged() -> nn.Module:
@@ -96,8 +111,25 @@ def teacher_maker(
             model.gate = torch.zeros(len(makers), len(makers) * data.num_outputs + 1)
         return model
 
-    merged()  # what does not fit together shows before anything is trained
+    whole = merged()  # what does not fit together shows before anything is trained
+    if section.merge.weighting == "attention" and by_batch(whole):
+        raise TeacherError(
+            "teacher.merge.weighting: attention is learned by asking every member about the validation split, and one "
+            "of them is a file of recorded answers. Use fixed or confidence."
+        )
     return merged
+
+
+def _voting(
+    votes: schema.VotesSection, members: list[schema.Member], makers: list[Callable[[], nn.Module]], base: Path
+) -> Callable[[], nn.Module]:
+    rule = Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
+    secret = None if votes.secret is None else located(votes.secret, base)
+    sides = [preprocessor(member.preprocess) for member in members]
+    parts = [nn.Sequential(side, make()) for side, make in zip(sides, makers, strict=True)]
+    # One teacher for the whole job: where the secret is in memory, another one would draw other noise.
+    whole = VotingTeacher(parts, rule, secret=secret)
+    return lambda: whole
 
 
 def _known(member: schema.Member, index: int, data: Data) -> list[int] | None:
@@ -121,16 +153,26 @@ def _one_teacher(
     seed: int,
     base: Path,
     module: nn.Module | None,
+    recipe: schema.Recipe,
 ) -> Callable[[], nn.Module]:
+    classes = section.class_map if isinstance(section, schema.Teacher) else section.classes
     if module is not None:
-        return lambda: module
+        _check_answers(section, module, place, data)
+        return read_module(section, lambda: module, classes, data)
+    if is_foreign(section):
+        return foreign_maker(
+            *(_with_interpreter(section, base), classes, place, data),
+            path=None if section.file is None else located(section.file, base),
+            preprocess=preprocessor(section.preprocess),
+            views=_views_asked(recipe),
+            id_column=recipe.data.id,
+        )
     if section.weights is None and section.train is None:
         raise PotstillError(
             f"The teacher has no weights: name its file with {place}.weights, or let it be trained on the same data "
             f"with {place}.train: {{epochs: 30}}."
         )
-    own_classes = section.class_map if isinstance(section, schema.Teacher) else section.classes
-    args = zoo_arguments(section, data, num_outputs=len(own_classes or ()))
+    args = zoo_arguments(section, data, num_outputs=len(classes or ()))
 
     def from_recipe() -> nn.Module:
         model = build(section.model, args, seed=seed, base=base)
@@ -138,7 +180,31 @@ def _one_teacher(
             load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
         return model
 
-    return from_recipe
+    if section.train is not None:
+        return from_recipe
+    _check_answers(section, from_recipe(), place, data)
+    return read_module(section, from_recipe, classes, data)
+
+
+def _check_answers(section: schema.Teacher | schema.Member, model: nn.Module, place: str, data: Data) -> None:
+    """Question a torch model that comes trained about a few samples."""
+    inputs = data.train.fetch(np.arange(min(_QUESTIONS, len(data.train))))
+    check_logits(section, model, preprocessor(section.preprocess), inputs, place=place, task=data.task)
+
+
+def _views_asked(recipe: schema.Recipe) -> int | None:
+    """Return how many changed views of each sample the teacher is asked about; 0 where every epoch has new ones."""
+    if recipe.data.augment == schema.Augment():
+        return None
+    live = recipe.teacher is not None and recipe.teacher.live
+    return 0 if live else recipe.store.views or 1
+
+
+def _with_interpreter(section: schema.Teacher | schema.Member, base: Path) -> schema.Teacher | schema.Member:
+    """Return the section with its Python's path from the recipe's folder; a bare name is looked up as a command."""
+    if section.python is None or os.sep not in section.python:
+        return section
+    return section.model_copy(update={"python": str(located(section.python, base))})
 
 
 def zoo_arguments(section: schema.Model, data: Data, *, num_outputs: int | None = None) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
             "Score against size",
             "Megabytes",
             "megabytes",
-            lambda one: one.bytes / 1e6,
+            lambda one: None if one.bytes is None else one.bytes / 1e6,
             lambda file: numbers.finite(file.get("bytes", 0) / 1e6),
         ),
         (

@@ -18,6 +18,7 @@ from potstill.models.load import model_signals, output_signals
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where, resolve, tap
 from potstill.teachers.merged import MergedTeacher
+from potstill.teachers.protocol import by_batch
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -71,6 +72,7 @@ class LiveTeacher:
             raise UsageError(f"{type(model).__name__} does not return a signal {absent[0]!r} (see its .signals).")
         self.sources = dict.fromkeys(("logits", *self._outputs), "output")
         self.sources |= {name: _layer_name(model, where) for name, where in taps.items()}
+        self._by_batch = by_batch(model)
         if input_gradient:
             if INPUT_GRADIENT in self.sources:
                 raise UsageError(
@@ -146,6 +148,9 @@ class LiveTeacher:
 
     def _answer(self, batch: Batch) -> dict[str, Tensor]:
         with torch.inference_mode():
+            if self._by_batch is not None:
+                found = output_signals(self._model, dict(self._by_batch(batch.to(self._device))))
+                return {name: found[name] for name in ("logits", *self._outputs)}
             return self._signals(batch.inputs.to(self._device), batch.targets)
 
     def _differentiated(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ Shape legend: m members, b samples, c classes or outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
 from potstill.teachers.merge import (
     Mean,
@@ -23,6 +24,7 @@ from potstill.teachers.merge import (
     merge,
     unite,
 )
+from potstill.teachers.protocol import by_batch
 
 Weighting = Literal["fixed", "confidence", "attention"]
 
@@ -127,8 +129,23 @@ class MergedTeacher(nn.Module):
         logits = [torch.cat([answer[index] for answer in answers]) for index in range(len(self.members))]
         self.gate = fit_attention(logits, targets).to(self.weights.device)
 
+    @property
+    def answer(self) -> Callable[[Batch], dict[str, Tensor]] | None:
+        """How it is asked where a member answers by id; see `potstill.teachers.protocol.by_batch`."""
+        by_id = any(by_batch(member_model(self, index)) for index in range(len(self.members)))
+        return self._answer_batch if by_id else None
+
+    def _answer_batch(self, batch: Batch) -> dict[str, Tensor]:
+        logits = []
+        for index, member in enumerate(self.members):
+            ask = by_batch(member_model(self, index))
+            logits.append(output_tensor(member(batch.inputs)) if ask is None else ask(batch)["logits"])
+        return self._merged(logits, batch.targets)
+
     def _answer(self, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-        logits = [output_tensor(member(inputs)) for member in self.members]
+        return self._merged([output_tensor(member(inputs)) for member in self.members], targets)
+
+    def _merged(self, logits: Sequence[Tensor], targets: Tensor | None) -> dict[str, Tensor]:
         own = dict(zip(self.signals, logits, strict=True))
         if self.regression:
             values = torch.stack([one.float() for one in logits])

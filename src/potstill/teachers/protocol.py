@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
 
 from potstill.core.signals import Batch, Signals
 
@@ -33,3 +37,16 @@ def signal_shapes(teacher: Teacher, batch: Batch) -> dict[str, tuple[int, ...]]:
     Use it to size a store, to build adapters, and to check an objective before training.
     """
     return {name: tuple(values.shape[1:]) for name, values in teacher(batch.narrow(0, 1)).items()}
+
+
+def by_batch(model: nn.Module) -> Callable[[Batch], Mapping[str, Tensor]] | None:
+    """Return how to ask a model that needs the whole batch, because it answers by id; None for any other.
+
+    Such a model has a method ``answer(batch)`` and is asked without preprocessing. A method of another kind that
+    happens to be called ``answer`` is left alone.
+    """
+    found = getattr(model, "answer", None)
+    if not inspect.ismethod(found) or list(inspect.signature(found).parameters) != ["batch"]:
+        return None
+    answer: Callable[[Batch], Mapping[str, Tensor]] = found
+    return answer

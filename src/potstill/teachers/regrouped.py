@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import TeacherError, did_you_mean
+from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
 from potstill.teachers.merge import regroup
+from potstill.teachers.protocol import by_batch
 
 
 class RegroupedTeacher(nn.Module):
@@ -31,9 +33,20 @@ class RegroupedTeacher(nn.Module):
         self.groups: Tensor
         self.register_buffer("groups", torch.tensor(list(groups)))
 
+    @property
+    def answer(self) -> Callable[[Batch], dict[str, Tensor]] | None:
+        """How it is asked where its teacher answers by id; see `potstill.teachers.protocol.by_batch`."""
+        return None if by_batch(self.model) is None else self._answer_batch
+
+    def _answer_batch(self, batch: Batch) -> dict[str, Tensor]:
+        ask = by_batch(self.model)
+        return {"logits": self._regrouped(ask(batch)["logits"] if ask else output_tensor(self.model(batch.inputs)))}
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (b, c) log-probabilities of the data's classes."""
-        logits = output_tensor(self.model(inputs))
+        return self._regrouped(output_tensor(self.model(inputs)))
+
+    def _regrouped(self, logits: Tensor) -> Tensor:
         if logits.shape[1:] != self.groups.shape:
             raise TeacherError(
                 f"The teacher answers with {tuple(logits.shape[1:])} classes, but {len(self.groups)} were named for "

@@ -1,0 +1,311 @@
+"""Teachers that are no models of a recipe: files and endpoints, opened, questioned and compared with the data.
+
+What such a teacher answers with is settled here, on real samples, before anything expensive runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.data import Data
+from potstill.models import Preprocessor
+from potstill.models.load import output_tensor
+from potstill.recipe import schema
+from potstill.teachers.answers import Array, likely, order_of, settle
+from potstill.teachers.files import open_file
+from potstill.teachers.foreign import ForeignTeacher, Opened, ReadAs, Reading, Wanted, raw_answers, teacher_of
+from potstill.teachers.voting import VotingTeacher
+
+PROBE = 64
+"""Samples that a teacher is questioned about."""
+AGAIN = 8
+"""Samples that it is asked about once more, in a batch of another size."""
+_LISTED = 5
+
+
+def is_foreign(section: schema.Teacher | schema.Member) -> bool:
+    """Return whether a teacher is a file or an endpoint."""
+    return section.file is not None or section.endpoint is not None
+
+
+def is_read(section: schema.Teacher | schema.Member) -> bool:
+    """Return whether a torch model stands behind what reads its answers, see `read_module`."""
+    return bool(section.model) and section.answers in ("probabilities", "labels")
+
+
+def describe_source(section: schema.Teacher | schema.Member) -> str:
+    """Return what a teacher is, in a few words."""
+    if section.endpoint is not None:
+        return f"the endpoint {section.endpoint.model}"
+    return Path(section.file).name if section.file is not None else section.model
+
+
+def foreign_maker(
+    section: schema.Teacher | schema.Member,
+    classes: Iterable[str] | None,
+    place: str,
+    data: Data,
+    *,
+    path: Path | None,
+    preprocess: Preprocessor,
+    views: int | None,
+    id_column: str | None,
+) -> Callable[[], nn.Module]:
+    """Open a teacher that is a file or an endpoint, once; return what makes its module.
+
+    Args:
+        section: the teacher.
+        classes: the classes it knows, in the order of its outputs; None for all of the data's.
+        place: the section's place in the recipe.
+        data: what it is to teach.
+        path: of its file.
+        preprocess: what happens to its inputs first.
+        views: augmented views that it will be asked about; 0 for always new ones, None for unchanged samples.
+        id_column: the data's id column.
+
+    Raises:
+        PotstillError: a file that cannot be read or is for other data, answers of an unknown or another kind,
+            samples without recorded answers.
+
+    """
+    names = tuple(data.classes if classes is None else classes)
+    inputs = preprocess(data.train.fetch(np.arange(min(PROBE, len(data.train)))))
+    wanted = Wanted(
+        task=data.task,
+        shape=tuple(inputs.shape[1:]),
+        classes=names,
+        num_outputs=data.num_outputs if classes is None else len(names),
+        columns=data.columns,
+    )
+    opened = _opened(section, wanted, place, path=path, id_column=id_column)
+    if opened.lookup is not None:
+        if section.preprocess != schema.Preprocess():
+            raise TeacherError(f"{place}.preprocess: recorded answers are looked up by id and see no inputs. Drop it.")
+        check_covers(opened, data, place=place, views=views)
+    raw = _questioned(opened, inputs, data.train.ids[: len(inputs)], place)
+    reading = read_answers(section, opened, raw, wanted, place)
+    return lambda: teacher_of(opened, reading)
+
+
+def read_answers(
+    section: schema.Teacher | schema.Member, opened: Opened, raw: Array, wanted: Wanted, place: str
+) -> Reading:
+    """Return how a teacher's answers become logits, by what the recipe, its file and the answers themselves say.
+
+    Raises:
+        TeacherError: they contradict each other, or say too little.
+
+    """
+    if wanted.task == "regression":
+        if section.answers not in (None, "values"):
+            raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+        if raw.dtype.kind not in "fiu" or not np.isfinite(raw).all():
+            raise TeacherError(f"{place}: {opened.name} answers with {raw.dtype} values that are not all numbers.")
+        return Reading("values", wanted.num_outputs)
+    answers = settle(raw, section.answers, opened.answers, says=opened.says, place=place, what=opened.name)
+    order, note = None, ""
+    if opened.classes is not None:
+        order, note = order_of(opened.classes, wanted.classes, place=place, what=opened.name)
+    return Reading(answers, wanted.num_outputs, wanted.classes, order, note)
+
+
+def read_module(
+    section: schema.Teacher | schema.Member,
+    make: Callable[[], nn.Module],
+    classes: Iterable[str] | None,
+    data: Data,
+) -> Callable[[], nn.Module]:
+    """Return what makes a torch model that is read as its recipe says; logits and values need nothing."""
+    if section.answers is None or not is_read(section):
+        return make
+    names = tuple(data.classes if classes is None else classes)
+    reading = Reading(section.answers, len(names) or data.num_outputs, names)
+    return lambda: ReadAs((model := make()), reading, name=type(model).__name__)
+
+
+def check_logits(
+    section: schema.Teacher | schema.Member,
+    model: nn.Module,
+    preprocess: Preprocessor,
+    inputs: Tensor,
+    *,
+    place: str,
+    task: schema.Task,
+) -> None:
+    """Refuse a torch model that comes trained and does not answer with what its recipe says.
+
+    A model that fails on the samples is left to the checks of both models, which come later and say more.
+
+    Args:
+        section: the teacher.
+        model: it, as it is, before its answers are read.
+        preprocess: what happens to its inputs first.
+        inputs: (b, ...) real samples.
+        place: the section's place in the recipe.
+        task: classification or regression.
+
+    Raises:
+        TeacherError: with the evidence.
+
+    """
+    if task == "regression":
+        if section.answers not in (None, "values"):
+            raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+        return
+    flags = [(module, module.training) for module in model.modules()]
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    model.eval()
+    try:
+        with torch.inference_mode():
+            raw = output_tensor(model(preprocess(inputs).to(device))).float().cpu().numpy()
+    except (PotstillError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return
+    finally:
+        for module, training in flags:
+            module.training = training
+    what = f"the model {type(model).__name__}"
+    if section.answers is not None:
+        settle(raw, section.answers, None, says="", place=place, what=what)
+        return
+    found, evidence = likely(raw) if raw.ndim == 2 and raw.shape[1] > 1 else ("logits", "")
+    if found == "probabilities":
+        raise TeacherError(
+            f"{place}: the answers of {what} to {len(raw)} samples look like probabilities: {evidence}. Losses take "
+            f"logits. Add 'answers: probabilities' to {place}, or remove the softmax at the model's end."
+        )
+
+
+def check_covers(opened: Opened, data: Data, *, place: str, views: int | None) -> None:
+    """Refuse recorded answers that lack training samples.
+
+    Raises:
+        TeacherError: with the number of missing samples and the first few.
+
+    """
+    if opened.covers is None:
+        return
+    if views is not None and not opened.has_views:
+        raise TeacherError(
+            f"{place}: {opened.name} has one answer for each sample, and data.augment shows the student changed "
+            "samples. Drop data.augment, record the views with a column 'view', or use a teacher that can be asked."
+        )
+    if views == 0:
+        raise TeacherError(f"{place}: recorded answers cannot be live: with live, every epoch sees new views.")
+    ids = data.train.ids
+    for view in range(views or 1):
+        missing = np.flatnonzero(~opened.covers(ids, np.full(len(ids), view)))
+        if len(missing):
+            names = data.train.names
+            shown = [
+                f"{int(ids[row])}" + (f" ({names[row]})" if names is not None else "") for row in missing[:_LISTED]
+            ]
+            more = ", ..." if len(missing) > _LISTED else ""
+            of_view = "" if views is None else f" of view {view}"
+            raise TeacherError(
+                f"{place}: {opened.name} has no answer{of_view} for {len(missing):,} of {len(ids):,} training samples; "
+                f"their ids are {', '.join(shown)}{more}. Without data.id, a sample's id is its row number in "
+                "data.train, counted from 0, or made from the path of its file."
+            )
+
+
+def covers(model: nn.Module, ids: Array) -> bool:
+    """Return whether a teacher can be asked about all of these samples; one that answers inputs always can.
+
+    Votes of private teachers are not asked for a measurement: every question spends privacy.
+    """
+    if any(isinstance(module, VotingTeacher) for module in model.modules()):
+        return False
+    tables = [module.opened.covers for module in model.modules() if isinstance(module, ForeignTeacher)]
+    return all(bool(table(ids, np.zeros(len(ids), np.int64)).all()) for table in tables if table is not None)
+
+
+def _opened(
+    section: schema.Teacher | schema.Member, wanted: Wanted, place: str, *, path: Path | None, id_column: str | None
+) -> Opened:
+    if section.endpoint is not None:
+        return _endpoint(section.endpoint, wanted, place)
+    if path is None:
+        raise TypeError("a teacher that is a file needs its path")
+    return open_file(
+        path,
+        wanted,
+        args=section.args,
+        answers=section.answers,
+        allow_pickle=section.allow_pickle,
+        python=section.python,
+        id_column=id_column,
+        place=place,
+    )
+
+
+def _endpoint(endpoint: Any, wanted: Wanted, place: str) -> Opened:
+    if endpoint.protocol == "openai":
+        raise UsageError(
+            f"{place}.endpoint.protocol: openai endpoints answer text and are for 'potstill label' of a text recipe. "
+            "For class probabilities of samples use a server that speaks open-inference."
+        )
+    from potstill.teachers.open_inference import open_inference_ask
+
+    model = open_inference_ask(
+        endpoint.url,
+        endpoint.model,
+        input=endpoint.input,
+        output=endpoint.output,
+        headers=endpoint.headers,
+        key_env=endpoint.key_env,
+        batch_size=endpoint.batch_size,
+        concurrency=endpoint.concurrency,
+        requests_per_minute=endpoint.requests_per_minute,
+        retries=endpoint.retries,
+        timeout=endpoint.timeout,
+    )
+    named = [one.name for one in model.facts.outputs]
+    if endpoint.output is None and len(named) > 1:
+        raise TeacherError(f"{place}.endpoint: {endpoint.model} has the outputs {', '.join(named)}. Name one: output.")
+    regression = wanted.task == "regression"
+    return Opened(
+        name=f"{endpoint.model} at {endpoint.url}",
+        digest=model.digest,
+        size_bytes=None,
+        ask=model.ask,
+        answers="values" if regression else None,
+        says="the task is regression",
+    )
+
+
+def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array:
+    """Return raw answers to some samples, after asking about some of them once more."""
+    try:
+        raw = raw_answers(opened, inputs, ids)
+        again = raw_answers(opened, inputs[:AGAIN], ids[:AGAIN])
+    except PotstillError as error:
+        raise type(error)(f"{place}: {error}") from error
+    except Exception as error:
+        raise TeacherError(
+            f"{place}: {opened.name} failed on samples of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}"
+        ) from error
+    if raw.ndim not in (1, 2) or len(raw) != len(inputs):
+        raise TeacherError(
+            f"{place}: {opened.name} answers {len(inputs)} samples with an array of shape {raw.shape}; expected one "
+            "row for each sample. Choose another output (args.output), or export the model without what comes after."
+        )
+    first = raw[: len(again)]
+    if raw.dtype.kind == "f" and np.isfinite(raw).all():
+        spread = float(raw.std()) or 1.0
+        differs = float(np.abs(first.astype(np.float64) - again).max(initial=0.0)) > 0.1 * spread
+    else:
+        differs = first.tolist() != again.tolist() and raw.dtype.kind != "f"
+    if differs:
+        raise TeacherError(
+            f"{place}: {opened.name} answers the same samples differently when they are asked in another batch. It "
+            "was probably saved in training mode (dropout or batch norm still work on the batch): save it in "
+            "evaluation mode."
+        )
+    return raw

@@ -1,0 +1,1 @@
+"""Programs that run inside another interpreter: they import the standard library, NumPy and what they load, no more."""
