@@ -387,7 +387,11 @@ def test_the_resolved_copy_is_complete_grouped_and_equal() -> None:
     assert "!!" not in text
     assert "&" not in text
     written = pyyaml.safe_load(text)
-    keys = [place for place, _ in schema_keys() if 0 not in place and place[:1] != ("objective",)]
+    keys = [
+        place
+        for place, _ in schema_keys()
+        if 0 not in place and place[:1] != ("objective",) and place[:2] != ("store", "codecs")
+    ]
     assert len(keys) > 70
     for place in keys:
         value = written

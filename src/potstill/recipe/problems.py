@@ -77,9 +77,11 @@ def without_empty_sections(value: Any, section: type[BaseModel] = Recipe) -> Any
     return filled
 
 
-def explain(error: ValidationError) -> list[tuple[Place, str]]:
+def explain(error: ValidationError, root: type[BaseModel] = Recipe) -> list[tuple[Place, str]]:
     """Return ``(place, message)`` for everything that does not fit the schema, each place once."""
-    problems = [(*_without_union_tags(tuple(details["loc"])), details) for details in error.errors(include_url=False)]
+    problems = [
+        (*_without_union_tags(root, tuple(details["loc"])), details) for details in error.errors(include_url=False)
+    ]
     refused: dict[Place, list[ErrorDetails]] = {}
     for place, is_choice, details in problems:
         if is_choice and details["type"] in _KINDS:
@@ -90,17 +92,17 @@ def explain(error: ValidationError) -> list[tuple[Place, str]]:
             # Where one choice fits the value's kind, its own problems say more than that the others do not.
             others = [one for one, _, other in problems if one[: len(place)] == place and other not in refused[place]]
             if not others:
-                expected = " or ".join(dict.fromkeys(_kind(place, one["type"]) for one in refused[place]))
+                expected = " or ".join(dict.fromkeys(_kind(root, place, one["type"]) for one in refused[place]))
                 given = describe(details["input"])
-                found.setdefault(place, f"expected {expected}, got {given}{_meaning(place)}")
+                found.setdefault(place, f"expected {expected}, got {given}{_meaning(root, place)}")
         else:
-            found.setdefault(place, _message(place, details))
+            found.setdefault(place, _message(root, place, details))
     return list(found.items())
 
 
-def _kind(place: Place, kind: str) -> str:
+def _kind(root: type[BaseModel], place: Place, kind: str) -> str:
     if kind == "list_type":
-        field = _field(place)
+        field = _field(root, place)
         return "a list of sections" if field is not None and item_of(field.annotation) else "a list"
     return _EXPECTED[kind]
 
@@ -122,19 +124,19 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__}"
 
 
-def _field(place: Sequence[str | int]) -> Any:
+def _field(root: type[BaseModel], place: Sequence[str | int]) -> Any:
     """Return the schema's field at ``place``, or None below free-form values and for an item of a list."""
-    return _walk(place)[0]
+    return _walk(root, place)[0]
 
 
-def _section(place: Place) -> type[BaseModel]:
+def _section(root: type[BaseModel], place: Place) -> type[BaseModel]:
     """Return the section that stands at ``place``."""
-    return _walk(place)[1] or Recipe
+    return _walk(root, place)[1] or root
 
 
-def _walk(place: Sequence[str | int]) -> tuple[Any, type[BaseModel] | None]:
+def _walk(root: type[BaseModel], place: Sequence[str | int]) -> tuple[Any, type[BaseModel] | None]:
     """Return the field at ``place`` and the section that may stand there."""
-    section: type[BaseModel] | None = Recipe
+    section: type[BaseModel] | None = root
     field: Any = None
     for part in place:
         if isinstance(part, int):
@@ -148,13 +150,13 @@ def _walk(place: Sequence[str | int]) -> tuple[Any, type[BaseModel] | None]:
     return field, section
 
 
-def _without_union_tags(loc: Place) -> tuple[Place, bool]:
+def _without_union_tags(root: type[BaseModel], loc: Place) -> tuple[Place, bool]:
     """Drop the names of unions' members that pydantic puts into a location; also return whether one stood last."""
     place: Place = ()
     rest, is_choice = loc, False
     while rest:
         place, rest, is_choice = (*place, rest[0]), rest[1:], False
-        field = _field(place)
+        field = _field(root, place)
         if rest and field is not None and _is_choice(field.annotation):
             rest, is_choice = rest[1:], True
     return place, is_choice
@@ -167,14 +169,14 @@ def _is_choice(annotation: Any) -> bool:
     return len([member for member in get_args(annotation) if member is not NoneType]) > 1
 
 
-def _message(place: Place, details: ErrorDetails) -> str:
+def _message(root: type[BaseModel], place: Place, details: ErrorDetails) -> str:
     kind, given = details["type"], details["input"]
     context = details.get("ctx", {})
-    meaning = _meaning(place)
+    meaning = _meaning(root, place)
     if kind == "missing":
         return f"this key is missing{meaning}"
     if kind == "extra_forbidden":
-        return _unknown_key(place)
+        return _unknown_key(root, place)
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"must be {words} {context[key]:,.12g}, got {given}{meaning}"
@@ -188,13 +190,13 @@ def _message(place: Place, details: ErrorDetails) -> str:
     if kind in _EXPECTED:
         if kind == "finite_number":
             return f"expected {_EXPECTED[kind]}, got {given}"
-        return f"expected {_EXPECTED[kind]}, got {describe(given)}{_instead(place, kind, given)}"
+        return f"expected {_EXPECTED[kind]}, got {describe(given)}{_instead(root, place, kind, given)}"
     return f"{details['msg']}, got {describe(given)}"
 
 
-def _meaning(place: Place) -> str:
+def _meaning(root: type[BaseModel], place: Place) -> str:
     """Return what the key at ``place`` is for, in brackets."""
-    field = _field(place)
+    field = _field(root, place)
     if field is None:
         return ""
     section = section_of(field.annotation)
@@ -205,20 +207,20 @@ def _meaning(place: Place) -> str:
     return f" ({words})" if words else ""
 
 
-def _unknown_key(place: Place) -> str:
-    key, section, field = str(place[-1]), _section(place[:-1]), _field(place[:-1])
+def _unknown_key(root: type[BaseModel], place: Place) -> str:
+    key, section, field = str(place[-1]), _section(root, place[:-1]), _field(root, place[:-1])
     item = item_of(field.annotation) if field is not None else None
     if item is not None and key in item.model_fields:
         return f"unknown key. It belongs in a list: write '- {key}: ...'"
     known = list(section.model_fields)
     if not get_close_matches(key, known, n=1, cutoff=0.6):
-        elsewhere = [".".join(map(str, other)) for other, _ in schema_keys() if other[-1] == key and 0 not in other]
+        elsewhere = [".".join(map(str, other)) for other, _ in schema_keys(root) if other[-1] == key and 0 not in other]
         if elsewhere:
             return f"unknown key. Did you mean '{min(elsewhere, key=lambda name: name.count('.'))}'?"
     return f"unknown key.{did_you_mean(key, known)}"
 
 
-def _instead(place: Place, kind: str, given: Any) -> str:
+def _instead(root: type[BaseModel], place: Place, kind: str, given: Any) -> str:
     """Return what to write in the place of a value of the wrong type, where that can be guessed."""
     if kind == "bool_type" and isinstance(given, str):
         for word, meant in (("true", ("yes", "on", "true", "y")), ("false", ("no", "off", "false", "n"))):
@@ -236,7 +238,7 @@ def _instead(place: Place, kind: str, given: Any) -> str:
     if kind == "list_type" and isinstance(given, str | int | float):
         return f"; write [{given}]"
     if kind == "model_type" and isinstance(given, str):
-        fields = _section(place).model_fields
+        fields = _section(root, place).model_fields
         first = next((name for name, field in fields.items() if field.is_required() or name == "model"), None)
         return f"; write {{{first}: {given}}}" if first else ""
     return ""

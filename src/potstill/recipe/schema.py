@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+from potstill.recipe.endpoint import Endpoint
+from potstill.recipe.section import Fraction, Positive, Precision, Section
+from potstill.recipe.storage import Store
+
 Task = Literal["classification", "regression"]
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    """Frozen plain data; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+Answers = Literal["logits", "probabilities", "labels", "values"]
 
 
 class Augment(Section):
@@ -148,13 +144,59 @@ class Model(Section):
     )
 
 
-class Member(Model):
-    """One of several teachers: with ``weights``, or trained here first with ``train``."""
+class AnyModel(Model):
+    """A model to learn from, of any kind: a torch ``model``, a ``file`` of any framework, or an ``endpoint``."""
 
+    model: str = Field("", description="a zoo name such as 'resnet20', or 'file.py:name' or 'package.module:name'")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments for the model function, or options of the kind of file"
+    )
+    allow_pickle: bool = Field(
+        False, description="read torch files, with weights_only=True; joblib and pickle files, which can run code"
+    )
+    file: str | None = Field(None, description="a trained model of any framework, or its recorded answers")
+    answers: Answers | None = Field(
+        None, description="what it answers with; needed where the kind of file does not say it"
+    )
+    python: str | None = Field(None, description="interpreter with keras that runs a Keras file; found when absent")
+    endpoint: Endpoint | None = Field(None, description="a model that answers over HTTP")
     train: Training | None = Field(None, description="train it on the same data first")
+
+    @property
+    def sources(self) -> list[str]:
+        """The keys that say what the model is; one is right."""
+        return [name for name in ("model", "file", "endpoint") if getattr(self, name)]
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> AnyModel:
+        if len(self.sources) > 1:
+            raise ValueError(f"{' and '.join(self.sources)} are each a teacher: give one of them")
+        if self.file or self.endpoint is not None:
+            kind = self.sources[0]
+            wrong = [name for name in ("weights", "train", "taps") if getattr(self, name)]
+            if wrong:
+                raise ValueError(
+                    f"{wrong[0]} is for a torch model that is built here: drop it, or give model, not {kind}"
+                )
+        if self.train is not None and self.answers not in (None, "logits", "values"):
+            raise ValueError(f"answers: {self.answers}, but a model that is trained here answers with logits")
+        if self.python is not None and not self.file:
+            raise ValueError("python is the interpreter of a Keras file: give file, or drop python")
+        return self
+
+
+class Member(AnyModel):
+    """One of several teachers: a ``model`` with ``weights`` or ``train``, a ``file`` or an ``endpoint``."""
+
     classes: list[str] | None = Field(
         None, description="the classes it knows, in the order of its outputs; all of the data's in order when absent"
     )
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Member:
+        if not self.sources:
+            raise ValueError("a member needs a model, a file or an endpoint")
+        return self
 
 
 class Merge(Section):
@@ -171,12 +213,25 @@ class Merge(Section):
     weights: list[float] | None = Field(None, description="one for each member, for 'fixed'; equal when absent")
 
 
-class Teacher(Model):
-    """The model to learn from: with ``weights``, or trained here first with ``train``; or several, as ``members``."""
+class VotesSection(Section):
+    """Several teachers of private data, that speak through a noisy majority vote only."""
 
-    model: str = Field("", description="a zoo name such as 'resnet20', or 'file.py:name' or 'package.module:name'")
+    noise: float = Field(ge=0, description="standard deviation of the noise on each class's votes; 0 is not private")
+    check_noise: Positive | None = Field(None, description="noise of a first check if enough agree, with threshold")
+    threshold: float | None = Field(None, description="samples with fewer votes for a class are not answered")
+    at_least: int | None = Field(None, ge=1, description="members that must agree, counted exactly; noise must be 0")
+    delta: Fraction = Field(1e-5, gt=0, description="of (epsilon, delta): well below one over the private samples")
+    secret: str | None = Field(None, description="a file for the secret of the noise; in memory only when absent")
+
+
+class Teacher(AnyModel):
+    """The model to learn from: ``model`` (with ``weights`` or ``train``), ``file``, ``endpoint``, or ``members``."""
+
     members: list[Member] = Field(default_factory=list, description="several teachers, merged into one")
     merge: Merge = Merge()
+    votes: VotesSection | None = Field(
+        None, description="the members answer by a noisy majority vote, of private data: see the guide on privacy"
+    )
     class_map: dict[str, str | None] | None = Field(
         None,
         description="its classes, in the order of its outputs, and the class of the data that each stands for, or null",
@@ -184,7 +239,6 @@ class Teacher(Model):
     average_of_student: Fraction | None = Field(
         None, description="no model: the moving average of the student's own weights, with this decay, such as 0.99"
     )
-    train: Training | None = Field(None, description="train the teacher on the same data first")
     live: bool = Field(False, description="run the teacher in every step instead of reading the store")
     precision: Precision = Field("float32", description="arithmetic of the teacher's forward pass")
 
@@ -194,15 +248,26 @@ class Teacher(Model):
             if self.model_copy(update={"average_of_student": None}) != Teacher.model_construct():
                 raise ValueError("average_of_student stands alone: the teacher is the student itself")
             return self
-        if bool(self.model) == bool(self.members):
-            raise ValueError("give either model (one teacher) or members (several), not both and not neither")
-        if self.members and (self.weights is not None or self.train is not None or self.preprocess != Preprocess()):
-            raise ValueError("with members, weights, train and preprocess belong to each member")
+        if bool(self.sources) == bool(self.members):
+            raise ValueError(
+                "give one teacher (model, file or endpoint) or several (members), not both and not neither"
+            )
+        own = {"weights": None, "train": None, "answers": None, "preprocess": Preprocess()}
+        if self.members and any(getattr(self, name) != absent for name, absent in own.items()):
+            raise ValueError("with members, weights, train, answers and preprocess belong to each member")
         if self.class_map is not None and (self.members or self.train is not None):
             raise ValueError("class_map is for one teacher that comes with its weights")
         if not self.members and self.merge != Merge():
             raise ValueError("merge is for several teachers: list them under members")
+        if self.votes is not None:
+            self._check_votes()
         return self
+
+    def _check_votes(self) -> None:
+        if not self.members or self.merge != Merge() or self.live:
+            raise ValueError("votes are of several members, recorded: list members, and drop merge and live")
+        if any(member.train is not None or member.classes is not None for member in self.members):
+            raise ValueError("votes are of finished members that know all classes: drop train and classes")
 
 
 class Student(Model):
@@ -279,19 +344,6 @@ class PresetSection(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="the preset's own settings")
 
 
-class Store(Section):
-    """What the teacher said, on disk."""
-
-    path: str | None = Field(None, description="a folder of its own; beside the run, by fingerprint, when absent")
-    dtype: Literal["float32", "float16"] = "float16"
-    views: int | None = Field(
-        None,
-        ge=1,
-        description="augmented views recorded of each training sample; when absent "
-        "1 without augmentation, else one for each epoch and at most 10",
-    )
-
-
 class Budget(Section):
     """The limits the student must meet; the report says whether it does."""
 
@@ -312,7 +364,7 @@ class Evaluation(Section):
 class Export(Section):
     """Which files to write of the student, and how alike they must answer."""
 
-    formats: list[Literal["onnx", "onnx-int8"]] = ["onnx", "onnx-int8"]
+    formats: list[Literal["onnx", "onnx-int8"]] = Field(["onnx", "onnx-int8"])
     max_difference: Positive = Field(
         1e-2,
         description="largest difference of a float32 file's outputs to torch, relative to the spread of the outputs",
@@ -372,14 +424,20 @@ class Recipe(Section):
         separate = teacher is not None and teacher.average_of_student is None
         if teacher is not None and not separate and (self.chain or self.generations > 1):
             raise ValueError("an average of the student is its own teacher: drop chain and generations")
+        one_module = separate and teacher is not None and bool(teacher.model) and teacher.class_map is None
+        one_module = one_module and (teacher is None or teacher.answers in (None, "logits", "values"))
         if self.student.on_features is not None:
-            if not separate or (teacher and (teacher.members or teacher.class_map is not None)):
-                raise ValueError("student.on_features needs one teacher with a model of its own, and no class_map")
+            if not one_module:
+                raise ValueError(
+                    "student.on_features needs one teacher: a torch model that answers with logits, without class_map"
+                )
             if self.data.augment != Augment():
                 raise ValueError("student.on_features are computed once, from unchanged samples: drop data.augment")
         if self.back_to_teacher is not None:
-            if not separate or (teacher and (teacher.members or teacher.class_map is not None)):
-                raise ValueError("back_to_teacher needs one teacher with a model of its own, and no class_map")
+            if not one_module:
+                raise ValueError(
+                    "back_to_teacher needs one teacher: a torch model that answers with logits, without class_map"
+                )
             if self.student.on_features is not None:
                 raise ValueError("back_to_teacher needs a student that reads the samples: drop student.on_features")
         return self

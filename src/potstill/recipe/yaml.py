@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +16,10 @@ from potstill.core.errors import UsageError
 from potstill.recipe.document import CORE_TYPES, TAG, DocumentError, Place, parse
 from potstill.recipe.problems import describe, explain, without_empty_sections
 from potstill.recipe.schema import Recipe
+from potstill.recipe.section import Section
+from potstill.recipe.text import TextRecipe
+
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,20 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             as ``recipe.yaml:7: training.epochs: ...``.
 
     """
-    path = Path(path)
+    return loads(_content(Path(path)), str(path), overrides)
+
+
+def read_for_label(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TextRecipe:
+    """Read a recipe of any task that can be labelled; as `read`, and with ``task: text`` a `TextRecipe`."""
+    content = _content(Path(path))
+    document, origins, problems = _parsed(content, str(path), overrides)
+    if document.get("task") == "text":
+        return _checked(document, str(path), origins, problems, TextRecipe)
+    return _checked(document, str(path), origins, problems, Recipe)
+
+
+def _content(path: Path) -> str:
+    """Return the text of a recipe file."""
     if path.is_dir():
         inside = _recipes_in(path)
         hint = f" Did you mean '{path / inside[0]}'?" if inside else ""
@@ -54,15 +71,26 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}:{line}: the file is not UTF-8 text. Save it as UTF-8.") from None
-    return loads(text, str(path), overrides)
 
 
 def loads(text: str, source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from YAML text; as `read`, with ``source`` as the file name in messages."""
+    value, origins, problems = _parsed(text, source, overrides)
+    if value.get("task") == "text":
+        raise UsageError(
+            f"{source}: task text has no student: 'potstill label' asks a chat model and keeps its answers."
+        )
+    return _checked(value, source, origins, problems, Recipe)
+
+
+def _parsed(
+    text: str, source: str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[Place, _Origin], list[tuple[_Origin, Place, str]]]:
+    """Return the values of a recipe, changed as ``overrides`` say, where each was written, and keys given twice."""
     try:
         document = parse(text)
     except DocumentError as error:
@@ -82,17 +110,29 @@ def loads(text: str, source: str = "recipe", overrides: Sequence[str] = ()) -> R
     value: dict[str, Any] = document.value
     for number, option in enumerate(overrides):
         _override(value, origins, option, order=10**9 + number)
+    return value, origins, problems
+
+
+def _checked(
+    value: dict[str, Any],
+    source: str,
+    origins: Mapping[Place, _Origin],
+    problems: Sequence[tuple[_Origin, Place, str]],
+    schema: type[S],
+) -> S:
+    """Return ``value`` as a recipe, or raise everything that is wrong with it."""
+    found = list(problems)
     try:
-        recipe = Recipe.model_validate(without_empty_sections(value), strict=True)
+        recipe = schema.model_validate(without_empty_sections(value, schema), strict=True)
     except ValidationError as error:
-        problems += [(_origin(origins, place), place, message) for place, message in explain(error)]
+        found += [(_origin(origins, place), place, message) for place, message in explain(error, schema)]
     else:
-        if not problems:
+        if not found:
             return recipe
-    raise _refused(source, problems)
+    raise _refused(source, found)
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: Section) -> str:
     """Return the recipe as YAML with every default written out; reading it back gives an equal recipe.
 
     Raises:
