@@ -6,5 +6,15 @@ from potstill.teachers.live import LiveTeacher
 from potstill.teachers.merged import MergedTeacher
 from potstill.teachers.protocol import Teacher, signal_shapes
 from potstill.teachers.stored import StoredTeacher, describe_recording
+from potstill.teachers.voting import Votes, VotingTeacher
 
-__all__ = ["LiveTeacher", "MergedTeacher", "StoredTeacher", "Teacher", "describe_recording", "signal_shapes"]
+__all__ = [
+    "LiveTeacher",
+    "MergedTeacher",
+    "StoredTeacher",
+    "Teacher",
+    "Votes",
+    "VotingTeacher",
+    "describe_recording",
+    "signal_shapes",
+]
