@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from potstill.core.signals import Batch
 from potstill.data import batches, load, record_batches
 from potstill.models import Preprocessor, build
 from potstill.recipe.schema import Augment
@@ -24,10 +26,13 @@ SETTINGS = [
 def test_recorded_logits_belong_to_the_pixels_of_every_epoch_and_order(settings: Augment, tmp_path: Path) -> None:
     train = load("digits").train.take(slice(0, 150))
     teacher = LiveTeacher(build("cnn", {"in_channels": 1, "width": 4}), preprocess=Preprocessor())
-    recorded = list(record_batches(train, batch_size=64, views=3, augment=settings, seed=11, num_classes=10))
+
+    def recorded(ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
+        return record_batches(train, batch_size=64, views=3, augment=settings, seed=11, num_classes=10, ranges=ranges)
+
     manifest = describe_recording(
         teacher,
-        recorded[0],
+        next(recorded()),
         ids=train.ids,
         data=train.fingerprint,
         dtype="float32",

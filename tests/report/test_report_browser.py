@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 Page = Callable[[str], Path]
-KINDS = ["images", "values", "partial", "unfinished", "hostile"]
+LABEL_KINDS = ["label-digits", "label-texts", "label-hostile"]
+KINDS = ["images", "values", "partial", "unfinished", "hostile", *LABEL_KINDS]
 pytestmark = pytest.mark.browser
 
 # For every text on the page: the contrast of its colour with the nearest opaque background behind it (WCAG 2).
@@ -81,7 +82,7 @@ def visit(browser: Any, page: Page) -> Iterator[Callable[..., Any]]:
         tab.close()
     asked = [url for url in requests if not url.startswith("data:")]
     assert len(asked) == len(tabs) > 0
-    assert all(url.startswith("file://") and url.endswith("report.html") for url in asked)
+    assert all(url.startswith("file://") and url.endswith(("report.html", "label.html")) for url in asked)
     assert complaints == []
 
 

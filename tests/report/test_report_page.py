@@ -104,7 +104,12 @@ def test_every_section_is_there_that_the_run_has(page: Page, kind: str, missing:
     assert len(reader.ids) == len(set(reader.ids)), "an id is used twice"
 
 
-@pytest.mark.parametrize("kind", ["images", "values", "partial", "unfinished", "hostile"])
+LABEL_KINDS = ["digits", "unlabelled", "values", "texts", "many", "hostile"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["images", "values", "partial", "unfinished", "hostile", *(f"label-{kind}" for kind in LABEL_KINDS)]
+)
 def test_the_page_is_one_small_file_without_scripts_or_addresses(page: Page, kind: str) -> None:
     html = page(kind).read_text(encoding="utf-8")
     assert len(html.encode()) < 700_000

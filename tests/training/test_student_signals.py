@@ -101,7 +101,7 @@ def test_a_recorded_input_gradient_equals_a_live_one(toys: ModuleType, tmp_path:
     with LiveTeacher(toys.net(), preprocess=Preprocessor(), taps={"hidden": "hidden"}, input_gradient=True) as live:
         assert live.provides == {"logits", "hidden", "input_gradient"}
         manifest = describe_recording(live, batch, ids=batch.ids.numpy(), data="d", dtype="float32")
-        store = record(live, [batch], tmp_path, manifest, batch.ids.numpy())
+        store = record(live, lambda _: [batch], tmp_path, manifest, batch.ids.numpy())
         answer = live(batch)
     stored = StoredTeacher(store)(batch)
     assert answer["input_gradient"].shape == batch.inputs.shape

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from potstill.cli import doctor, evaluate, export, init, plan, report, run, runs
+from potstill.cli import doctor, evaluate, export, init, label, plan, report, run, runs, store
 from potstill.cli.guard import guarded
 
 # The plain help starts in half the time of the boxed one, and can be piped and searched.
@@ -45,12 +45,14 @@ def _potstill(
 
 app.command()(guarded(init.init))
 app.command()(guarded(plan.plan))
+app.command()(guarded(label.label))
 app.command()(guarded(run.run))
 app.command()(guarded(evaluate.evaluate))
 app.command()(guarded(export.export))
 app.command()(guarded(report.report))
 app.command()(guarded(runs.runs))
 app.command()(guarded(doctor.doctor))
+app.add_typer(store.app)
 
 
 def main() -> None:

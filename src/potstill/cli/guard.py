@@ -6,13 +6,15 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 
-from potstill.core.errors import PotstillError
+from potstill.core.errors import PotstillError, PotstillWarning
 
 INTERRUPTED = 130
 P = ParamSpec("P")
@@ -24,7 +26,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def run_command(*args: P.args, **options: P.kwargs) -> None:
         try:
-            command(*args, **options)
+            with _plain_warnings():
+                command(*args, **options)
         except (typer.Exit, typer.BadParameter, BrokenPipeError):
             raise
         except (KeyboardInterrupt, typer.Abort):
@@ -43,6 +46,24 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             )
 
     return run_command
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print potstill's own warnings as a person wants to read them; all others stay as they are."""
+    ordinary = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, PotstillWarning):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            ordinary(message, category, *where, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = ordinary
 
 
 def repeated_command() -> str:

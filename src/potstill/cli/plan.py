@@ -57,8 +57,8 @@ def _print(planned: Mapping[str, Any]) -> None:
     rows = [
         [
             name,
-            f"{model['parameters']:,}",
-            show.number(model["flops"] / 1e6),
+            show.count(model["parameters"]),
+            show.number(None if model["flops"] is None else model["flops"] / 1e6),
             show.megabytes(model["bytes"]),
         ]
         for name, model in planned.get("models", {}).items()

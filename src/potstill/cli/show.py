@@ -113,7 +113,7 @@ def evaluation(result: EvaluationResult) -> None:
                 MODEL_NAMES.get(name, name),
                 score(metric, scores.metrics.get(metric)),
                 interval(metric, scores.intervals.get(metric)),
-                f"{scores.parameters:,}",
+                count(scores.parameters),
                 megabytes(scores.bytes),
                 number(latency.get("p50")),
             ]
@@ -127,11 +127,11 @@ def evaluation(result: EvaluationResult) -> None:
         echo(f"  {sentence}")
 
 
-def files(paths: Mapping[str, Path]) -> None:
-    """Print what lies where."""
+def files(paths: Mapping[str, Path | str]) -> None:
+    """Print what lies where; a text is an address."""
     width = max(map(len, paths), default=0)
     for name, path in paths.items():
-        echo(f"{name.ljust(width)}  {short(path)}")
+        echo(f"{name.ljust(width)}  {short(path) if isinstance(path, Path) else path}")
 
 
 def short(path: Path) -> str:
@@ -161,6 +161,11 @@ def number(value: float | None) -> str:
     if value == 0:
         return "0"
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def count(value: int | None) -> str:
+    """Return a whole number in full; nothing is known of some models."""
+    return NOTHING if value is None else f"{value:,}"
 
 
 def megabytes(num_bytes: float | None) -> str:

@@ -34,6 +34,10 @@ class ParityError(PotstillError):
     """An exported file does not answer like the model it came from; carries the numbers."""
 
 
+class PotstillWarning(UserWarning):
+    """Something that works but is likely not what the user wants. The command line prints it without a traceback."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, else the list of known names."""
     options = sorted(known)

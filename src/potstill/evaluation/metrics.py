@@ -147,7 +147,13 @@ def reliability(logits: Array, targets: Array, *, bins: int = NUM_BINS) -> dict[
         where the bin is empty).
 
     """
-    correct, confidence = example_correct(logits, targets), confidences(logits)
+    return reliability_table(example_correct(logits, targets), confidences(logits), bins=bins)
+
+
+def reliability_table(
+    correct: Array, confidence: Array, *, bins: int = NUM_BINS
+) -> dict[str, list[float | int | None]]:
+    """Return the table of `reliability` from what is known of each answer: whether it is right, and how sure, (n,)."""
     where = confidence_bins(confidence, bins)
     count = np.bincount(where, minlength=bins)
     sums = {

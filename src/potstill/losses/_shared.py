@@ -102,3 +102,9 @@ def over_batch(loss: Loss) -> Loss:
     """Mark a loss that reads relations between samples: training gives it whole batches, over all processes."""
     loss.over_batch = True  # type: ignore[attr-defined]
     return loss
+
+
+def unbiased_under_sampling(loss: Loss) -> Loss:
+    """Mark a loss whose gradient is linear in the teacher's probabilities at temperature 1: samples may stand in."""
+    loss.unbiased_under_sampling = True  # type: ignore[attr-defined]
+    return loss

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from potstill.core.errors import UsageError
 from potstill.losses._distributions import kl, log_probs, soft_targets
-from potstill.losses._shared import keep, logit_pair
+from potstill.losses._shared import keep, logit_pair, unbiased_under_sampling
 
 
+@unbiased_under_sampling
 def forward_kl(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, where: Tensor | None = None
 ) -> Tensor:
@@ -224,6 +225,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, where: Tensor |
     return keep((student - teacher).square().mean(dim=1), where)
 
 
+@unbiased_under_sampling
 def soft_cross_entropy(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, where: Tensor | None = None
 ) -> Tensor:

@@ -18,14 +18,19 @@ from potstill.data import Data, batches, channel_statistics, check_augment, load
 from potstill.models import Preprocessor, model_signals, output_signals, tap
 from potstill.models.blocks import block_of
 from potstill.models.input_gradients import INPUT_GRADIENT
+from potstill.models.measure import hides_weights
 from potstill.models.taps import Where
 from potstill.models.together import Exits, Together, below, inside, inside_peer
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
+from potstill.pipeline.any_teacher import covers, describe_source, is_foreign, is_read
 from potstill.pipeline.makers import located, preprocessor, student_maker, teacher_maker
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.recipe import schema
+from potstill.teachers.foreign import ForeignTeacher, ReadAs
 from potstill.teachers.merged import MergedTeacher, member_model
+from potstill.teachers.protocol import by_batch
+from potstill.teachers.regrouped import RegroupedTeacher
 from potstill.training import check_settings, made_shapes
 
 VIEWS_AT_MOST = 10
@@ -132,9 +137,11 @@ class Job:
         """Layers of the teacher that the objective reads."""
         tapped = self.objective.teacher_signals - self.teacher_outputs - {INPUT_GRADIENT}
         taps = _taps(tapped, self.teacher.taps, self.given.teacher_taps)
-        if self.teacher.class_map is None and self.recipe.student.on_features is None:
-            return taps
-        return {name: below(lambda whole: whole.model, "model", where) for name, where in taps.items()}
+        wrapped = self.recipe.student.on_features is not None
+        for is_inside in (self.teacher.class_map is not None or wrapped, is_read(self.teacher)):
+            if is_inside:
+                taps = {name: below(lambda whole: whole.model, "model", where) for name, where in taps.items()}
+        return taps
 
     @property
     def members(self) -> tuple[schema.Member, ...]:
@@ -224,8 +231,13 @@ def _taught_by(
 ) -> Side | None:
     """Return the side that answers as the teacher: for an average of the student, a model like the student."""
     if _separate(recipe):
-        return Side("teacher", make_teacher, teacher_preprocess)
+        return Side("teacher", lambda: _unread(make_teacher()), teacher_preprocess)
     return Side("teacher", lambda: make_student(recipe.seed), student_preprocess) if recipe.teacher else None
+
+
+def _unread(model: nn.Module) -> nn.Module:
+    """Return a teacher without what reads its answers: the module whose layers have the names that recipes use."""
+    return _unread(model.model) if isinstance(model, ReadAs | RegroupedTeacher) else model
 
 
 def _check_rebuildable(recipe: schema.Recipe, given: Given) -> None:
@@ -293,14 +305,16 @@ def _source(text: str, base: Path) -> str:
 
 
 def answer(
-    model: nn.Module, preprocess: Preprocessor, inputs: Tensor, taps: dict[str, Where]
+    model: nn.Module, preprocess: Preprocessor, batch: Batch, taps: dict[str, Where]
 ) -> dict[str, tuple[int, ...]]:
     """Run one batch through ``model`` in eval mode and return the shape of each signal, without the batch axis."""
     flags = [(module, module.training) for module in model.modules()]
+    ask = by_batch(model)
     model.eval()
     try:
         with torch.inference_mode(), tap(model, taps) as tapped:
-            signals = {**output_signals(model, model(preprocess(inputs))), **tapped}
+            output = model(preprocess(batch.inputs)) if ask is None else dict(ask(batch))
+            signals = {**output_signals(model, output), **tapped}
             shapes = {name: tuple(signal.shape[1:]) for name, signal in signals.items()}
     finally:
         for module, training in flags:
@@ -339,12 +353,15 @@ def check_models(job: Job) -> bool:
         PotstillError: a model that fails on a batch, has another number of outputs than the data, or lacks a layer.
 
     """
-    inputs = example_batch(job).inputs
+    batch = example_batch(job)
+    inputs = batch.inputs
     learner = job.make_learner(job.recipe.seed)
-    student = _try("student", learner, job.student_preprocess, inputs, job.student_taps)
-    teacher = None
+    student = _try("student", learner, job.student_preprocess, batch, job.student_taps)
+    teacher = module = None
     if job.has_teacher:
-        teacher = _try("teacher", job.make_teacher(), job.teacher_preprocess, inputs, job.teacher_taps)
+        module = job.make_teacher()
+        _check_reads(job, module)
+        teacher = _try("teacher", module, job.teacher_preprocess, batch, job.teacher_taps)
     expected = (job.data.num_outputs,)
     what = "classes" if job.data.task == "classification" else "target columns"
     projected = all(term.head is not None for term in job.objective.terms if "logits" in term.teacher_signals)
@@ -367,7 +384,32 @@ def check_models(job: Job) -> bool:
     known = {**made, **answers} if answers is not None else None
     check(job.objective, {**made, **student}, known, num_classes=job.data.num_outputs, task=job.data.task)
     check_settings(learner, job.objective, job.recipe.training, samples=len(job.data.train))
-    return teacher is not None and teacher["logits"] == expected
+    if teacher is None or module is None or teacher["logits"] != expected:
+        return False
+    return covers(module, job.data.test.ids)
+
+
+def _check_reads(job: Job, teacher: nn.Module) -> None:
+    """Refuse what is not there of a teacher that is no torch model: layers, gradients, arithmetic to choose.
+
+    Raises:
+        TeacherError: the objective reads layers or gradients, which are named; or a precision that changes nothing.
+
+    """
+    if isinstance(teacher, ForeignTeacher) and job.teacher.precision == "bfloat16":
+        raise TeacherError(
+            f"teacher.precision: {describe_source(job.teacher)} is no torch model and computes as it was made to. "
+            "Drop precision."
+        )
+    reads = [*job.teacher_taps, *({INPUT_GRADIENT} & job.objective.teacher_signals)]
+    opaque = hides_weights(teacher) or is_foreign(job.teacher)
+    if opaque and reads and not job.members:
+        returned = ", ".join(["logits", *sorted(job.teacher_outputs)])
+        raise TeacherError(
+            f"The objective reads the teacher's {', '.join(reads)}, but {describe_source(job.teacher)} is no torch "
+            f"model with layers: it answers with {returned}. Choose an objective that reads these, or give a torch "
+            "model with its weights."
+        )
 
 
 def _count(shape: tuple[int, ...]) -> str:
@@ -375,14 +417,14 @@ def _count(shape: tuple[int, ...]) -> str:
 
 
 def _try(
-    role: str, model: nn.Module, preprocess: Preprocessor, inputs: Tensor, taps: dict[str, Where]
+    role: str, model: nn.Module, preprocess: Preprocessor, batch: Batch, taps: dict[str, Where]
 ) -> dict[str, tuple[int, ...]]:
     try:
-        return answer(model, preprocess, inputs, taps)
+        return answer(model, preprocess, batch, taps)
     except PotstillError as error:
         raise type(error)(f"{role}: {error}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        after = tuple(preprocess(inputs).shape)
+        after = tuple(preprocess(batch.inputs).shape)
         raise PotstillError(
             f"The {role} failed on a batch of shape {after}: {error}. "
             f"Check {role}.args and {role}.preprocess against the samples."
@@ -400,7 +442,8 @@ def _device(name: str) -> torch.device:
 
 
 def _views(recipe: schema.Recipe) -> int:
-    if recipe.data.augment == schema.Augment():
+    once = recipe.teacher is not None and recipe.teacher.votes is not None  # every question costs privacy
+    if once or recipe.data.augment == schema.Augment():
         return 1
     return recipe.store.views or min(recipe.training.epochs, VIEWS_AT_MOST)
 

@@ -15,10 +15,14 @@ from potstill.pipeline.build import IN_MEMORY, Given
 from potstill.pipeline.running import Run, run
 from potstill.recipe.problems import explain
 from potstill.recipe.schema import Recipe
+from potstill.teachers.files import SUFFIXES
+
+AnyTeacher = nn.Module | Path | str | Mapping[str, Any]
+"""What one teacher may be given as."""
 
 
 def distill(
-    teacher: nn.Module | str | Mapping[str, Any] | Sequence[nn.Module | str | Mapping[str, Any]] | None,
+    teacher: AnyTeacher | Sequence[AnyTeacher] | None,
     student: nn.Module | Callable[[], nn.Module] | str | Mapping[str, Any],
     data: Any,
     *,
@@ -30,9 +34,10 @@ def distill(
     """Distil ``teacher`` into ``student`` on ``data``, prove it against the student alone, export and report.
 
     Args:
-        teacher: a trained module (its inputs are the samples as they are, see ``settings``), a zoo name that is
-            trained first, or a recipe's teacher section. Several of these, as a list, are merged (``merge={...}``);
-            None where the student learns from itself, its peers or the labels.
+        teacher: a trained module (its inputs are the samples as they are, see ``settings``), the path of a trained
+            model of any framework or of recorded answers (``"model.onnx"``), a zoo name that is trained first, or a
+            recipe's teacher section. Several of these, as a list, are merged (``merge={...}``); None where the
+            student learns from itself, its peers or the labels.
         student: a module, a function that makes one, a zoo name, or a recipe's student section.
         data: ``(inputs, targets)``, a dictionary of these by split, a map-style dataset, a path, or a recipe's data
             section such as ``{"train": "photos/", "augment": {"flip": True}}``.
@@ -41,7 +46,8 @@ def distill(
         budget: training minutes of each student, or a dictionary with ``minutes``, ``megabytes``, ``milliseconds``.
         out: the run folder.
         **settings: any other section of a recipe, for example ``task="regression"``, ``seeds=3``,
-            ``training={"epochs": 20}``, ``augment={"flip": True}``, ``teacher_preprocess={"mean": ..., "std": ...}``.
+            ``training={"epochs": 20}``, ``augment={"flip": True}``, ``teacher_preprocess={"mean": ..., "std": ...}``,
+            ``answers="probabilities"`` for what the teacher answers with where that has to be said.
 
     Returns:
         The run: ``run.evaluation``, ``run.exported["onnx"]``, ``run.report``, ``run.load_student()``.
@@ -77,7 +83,12 @@ def _sections(
     sections["objective"] = IN_MEMORY if isinstance(objective, Objective) else objective
     if budget is not None:
         sections["budget"] = dict(budget) if isinstance(budget, Mapping) else {"minutes": budget}
-    for name, place in (("augment", "data"), ("teacher_preprocess", "teacher"), ("student_preprocess", "student")):
+    for name, place in (
+        ("augment", "data"),
+        ("teacher_preprocess", "teacher"),
+        ("answers", "teacher"),
+        ("student_preprocess", "student"),
+    ):
         if name in sections:
             if sections[place] is None:
                 raise UsageError(f"distill() was called with {name} and without a {place}. Drop {name}.")
@@ -92,18 +103,21 @@ def _teacher(teacher: Any, sections: dict[str, Any]) -> dict[str, Any] | None:
     if not _are_several(teacher):
         return _one_teacher(teacher)
     members = [_one_teacher(one) for one in teacher]
-    if "teacher_preprocess" in sections:  # of every teacher
-        preprocess = sections.pop("teacher_preprocess")
-        members = [{"preprocess": preprocess, **member} for member in members]
+    for name in ("teacher_preprocess", "answers"):  # of every teacher
+        if name in sections:
+            members = [{name.removeprefix("teacher_"): sections[name], **member} for member in members]
+            del sections[name]
     return {"members": members, **({"merge": sections.pop("merge")} if "merge" in sections else {})}
 
 
 def _one_teacher(teacher: Any) -> dict[str, Any]:
+    if isinstance(teacher, Path) or (isinstance(teacher, str) and Path(teacher).suffix.lower() in SUFFIXES):
+        return {"file": str(teacher)}
     return _model(teacher, {"train": {}} if isinstance(teacher, str) else {})
 
 
 def _are_several(teacher: Any) -> bool:
-    return isinstance(teacher, Sequence) and not isinstance(teacher, str | nn.Module)
+    return isinstance(teacher, Sequence) and not isinstance(teacher, str | Path | nn.Module)
 
 
 def _given_teacher(teacher: Any) -> nn.Module | tuple[nn.Module | None, ...] | None:

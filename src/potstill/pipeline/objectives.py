@@ -16,6 +16,7 @@ from potstill.models import Preprocessor, Stages, find_stages, tap
 from potstill.objective import Objective, as_section, preset, term_from
 from potstill.objective.layers import WAYS, Pairs, last, most_alike, uniform
 from potstill.objective.presets import layers_read
+from potstill.pipeline.any_teacher import describe_source, is_foreign
 from potstill.recipe import schema
 
 PROBE = 256
@@ -128,6 +129,11 @@ def _layers(
         raise UsageError(
             f"The preset {section.preset!r} reads hidden layers, and there are several teachers. Name the layers: "
             f"objective: {{preset: {section.preset}, {open_kinds[0]}: {{student's layer: teacher's layer}}}}."
+        )
+    if recipe.teacher is not None and is_foreign(recipe.teacher):
+        raise UsageError(
+            f"The preset {section.preset!r} reads hidden layers, and {describe_source(recipe.teacher)} is no torch "
+            "model with layers. Choose a preset that reads logits, such as auto, or give a torch model."
         )
     stages = [_stages(side, inputs(2)) for side in (student, teacher)]
     for kind in open_kinds:

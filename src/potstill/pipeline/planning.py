@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from potstill.core import random
 from potstill.core.errors import PotstillError, TeacherError
-from potstill.data import num_batches
-from potstill.evaluation import predict
+from potstill.data import Samples, num_batches, record_batches
 from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.models.input_gradients import INPUT_GRADIENT
+from potstill.models.measure import hides_weights
 from potstill.objective import preset
 from potstill.pipeline import stages
+from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job, answer, example_batch
 from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
@@ -30,6 +32,7 @@ from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
 from potstill.teachers import MergedTeacher
+from potstill.teachers.foreign import notes_of
 from potstill.teachers.merged import member_model
 from potstill.training import estimate, without_teacher
 
@@ -55,7 +58,7 @@ class Plan:
 
     folder: Path
     stages: tuple[PlannedStage, ...]
-    models: dict[str, dict[str, int]]
+    models: dict[str, dict[str, int | None]]
     objective: tuple[str, ...]
     terms: tuple[dict[str, Any], ...]
     """The objective as a recipe's list of terms; empty where it was given as a Python object."""
@@ -95,7 +98,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
     store = _store(job, key, out, teacher) if teacher is not None else None
     free = free_bytes(out)
-    needed = CHECKPOINT_COPIES * models["student"]["bytes"] * 2 * recipe.seeds
+    needed = CHECKPOINT_COPIES * (models["student"]["bytes"] or 0) * 2 * recipe.seeds
     needed += store["bytes"] if store and not store["recorded"] else 0
     if needed > free:
         raise PotstillError(
@@ -114,7 +117,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         store=store,
         data=describe_data(job.data),
         disk_free=free,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *stages.sampling_warnings(job)),
     )
 
 
@@ -198,10 +201,12 @@ def _stages(
     yield PlannedStage("report", "write report.html and the model card", False, None)
 
 
-def _cost(model: nn.Module, example: Tensor) -> dict[str, int]:
+def _cost(model: nn.Module, example: Tensor) -> dict[str, int | None]:
+    """Return what a model costs; None where it is no torch model and nobody can say."""
+    hidden = hides_weights(model)
     return {
-        "parameters": num_parameters(model),
-        "flops": flops(model, example),
+        "parameters": None if hidden else num_parameters(model),
+        "flops": None if hidden else flops(model, example),
         "bytes": bytes_of_weights(model),
     }
 
@@ -209,54 +214,98 @@ def _cost(model: nn.Module, example: Tensor) -> dict[str, int]:
 def _store(job: Job, key: Keys, out: Path, teacher: nn.Module) -> dict[str, Any] | None:
     if not job.objective.needs_teacher or job.teacher.live:
         return None
-    folder, views = stages.store_folder(job, key, out), job.recipe.store.views or 1
-    inputs = example_batch(job).inputs
-    shapes = answer(teacher, job.teacher_preprocess, inputs, job.teacher_taps)
+    place, views = stages.store_place(job, key, out), job.recipe.store.views or 1
+    batch = example_batch(job)
+    shapes = answer(teacher, job.teacher_preprocess, batch, job.teacher_taps)
     if INPUT_GRADIENT in job.objective.teacher_signals:
-        shapes[INPUT_GRADIENT] = tuple(inputs.shape[1:])
+        shapes[INPUT_GRADIENT] = tuple(batch.inputs.shape[1:])
     return {
-        "path": str(folder),
+        "path": str(place),
         "views": views,
-        "bytes": store_bytes(len(job.data.train), views, shapes, job.recipe.store.dtype),
-        "recorded": _is_recorded(job, folder),
+        "bytes": store_bytes(len(job.data.train), views, shapes, job.recipe.store.dtype, stages.codecs_of(job)),
+        "recorded": _is_recorded(job, place),
     }
 
 
-def _is_recorded(job: Job, folder: Path) -> bool:
+def _is_recorded(job: Job, place: stages.Place) -> bool:
     """Whether the store is there already; one without a signal that the objective reads is refused."""
-    if not (folder / "manifest.json").is_file():
+    if not stages.is_recorded(place):
         return False
-    held = open_store(folder).manifest.signals
+    held = open_store(place).manifest.signals
     missing = sorted(job.objective.teacher_signals - set(held))
     if missing:
         raise TeacherError(
-            f"The store {folder} holds the teacher's {', '.join(sorted(held))}; the objective also reads "
+            f"The store {place} holds the teacher's {', '.join(sorted(held))}; the objective also reads "
             f"{', '.join(missing)}. Choose another store.path, or delete that folder to record anew."
         )
     return True
 
 
 def _try_teacher(job: Job, teacher: nn.Module) -> tuple[float, list[str]]:
-    """Return the teacher's samples per second, and a warning when a finished teacher does no better than chance."""
-    samples = job.data.validation.take(np.arange(min(PROBE, len(job.data.validation))))
+    """Return the teacher's samples per second, and what the user is told about it.
+
+    A finished teacher that does no better than chance is a warning, which names the order of classes in which it
+    would be right, if there is one.
+    """
+    notes = notes_of(teacher)
+    # Recorded answers may be those of the training samples only.
+    split = job.data.validation if covers(teacher, job.data.validation.ids) else job.data.train
+    samples = split.take(np.sort(random.permutation(len(split), job.recipe.seed)[:PROBE]))
     began = time.perf_counter()
-    outputs = predict(
-        teacher,
-        samples,
-        preprocess=job.teacher_preprocess,
-        batch_size=min(128, len(samples)),
-        device=job.device,
-        precision=job.teacher.precision,
-    )
+    outputs = _answers(job, teacher, samples)
     rate = len(samples) / (time.perf_counter() - began)
-    if job.teacher.train is not None or job.data.task != "classification":
-        return rate, []
+    if job.teacher.train is not None or job.data.task != "classification" or outputs.shape[1] != job.data.num_outputs:
+        return rate, notes
     accuracy = float((outputs.argmax(axis=1) == samples.targets).mean())
     chance = float(np.bincount(samples.targets).max() / len(samples))
     if accuracy > 1.2 * chance:
-        return rate, []
+        return rate, notes
+    name = "validation" if split is job.data.validation else "training"
+    order = likely_order(outputs.argmax(axis=1), samples.targets, job.data.num_outputs, more_than=1.5 * chance)
+    advice = "Check its weights, teacher.preprocess and the order of data.classes."
+    if order is not None:
+        classes = ", ".join(job.data.classes[number] for number in order)
+        advice = (
+            f"Its outputs seem to stand for the classes in another order: {classes}. If so, write that order as "
+            "data.classes, or as teacher.class_map."
+        )
     return rate, [
-        f"The teacher is right on {accuracy:.1%} of {len(samples)} validation samples; always naming the most frequent "
-        f"class would be right on {chance:.1%}. Check teacher.weights, teacher.preprocess and the order of "
-        "data.classes."
+        *notes,
+        f"The teacher is right on {accuracy:.1%} of {len(samples)} {name} samples; always naming the most frequent "
+        f"class would be right on {chance:.1%}. {advice}",
     ]
+
+
+def _answers(job: Job, teacher: nn.Module, samples: Samples) -> np.ndarray[Any, Any]:
+    """Return what the teacher says of samples, (n, c), without their labels."""
+    with stages.live_teacher(job, teacher) as live:
+        found = [
+            live(replace(batch, targets=None))["logits"].cpu().numpy()
+            for batch in record_batches(samples, batch_size=min(128, len(samples)))
+        ]
+    return np.concatenate(found).reshape(len(samples), -1)
+
+
+def likely_order(
+    named: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], num_classes: int, *, more_than: float
+) -> list[int] | None:
+    """Return the class that each output seems to stand for, or None where no order makes a teacher right.
+
+    The order is found on one half of the samples and believed if it is right on more than a share of the other half.
+
+    Args:
+        named: (n,) the outputs with the largest answers.
+        targets: (n,) the labels.
+        num_classes: of both.
+        more_than: share that an order must be right on.
+
+    """
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (named[::2], targets[::2]), 1)
+    order = np.full(num_classes, -1)
+    for flat in np.argsort(-counts, axis=None, kind="stable"):
+        output, label = divmod(int(flat), num_classes)
+        if order[output] < 0 and label not in order:
+            order[output] = label
+    right = float((order[named[1::2]] == targets[1::2]).mean()) if len(targets) > 1 else 0.0
+    return [int(label) for label in order] if right > more_than else None

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from potstill.core.errors import PotstillError
 
@@ -39,3 +39,21 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
         raise outcome[1]
     result: T = outcome[0]
     return result
+
+
+def in_parts(accelerator: Accelerator, work: Callable[[tuple[int, int]], object]) -> None:
+    """Let every process do ``work((i, n))``, its part of n; where one fails, its error is raised on all."""
+    if accelerator.num_processes == 1:
+        work((0, 1))
+        return
+    error: PotstillError | None = None
+    try:
+        work((accelerator.process_index, accelerator.num_processes))
+    except PotstillError as caught:
+        error = caught
+    except BaseException as caught:
+        gather_object([PotstillError(f"Process {accelerator.process_index} stopped: {caught!r}")])
+        raise
+    failed = [found for found in gather_object([error]) if found is not None]
+    if failed:
+        raise failed[0]

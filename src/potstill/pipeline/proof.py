@@ -17,6 +17,7 @@ from potstill.data import record_batches
 from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
 from potstill.export import OnnxModel, export_onnx, parity, quantize, save_student
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
+from potstill.models.measure import hides_weights
 from potstill.models.together import Together, deployed
 from potstill.models.zoo.nested import NestedConvNet, cut
 from potstill.pipeline.build import Job
@@ -27,6 +28,7 @@ from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Budget, Recipe
 from potstill.teachers import LiveTeacher, MergedTeacher
 from potstill.teachers.merged import member_model
+from potstill.teachers.protocol import by_batch
 
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
@@ -93,8 +95,9 @@ def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, 
     found: dict[str, tuple[nn.Module, Preprocessor]] = {}
     if teacher is not None and isinstance(teacher.model, MergedTeacher):
         for index, member in enumerate(job.members):
-            if member.classes is None or list(member.classes) == list(job.data.classes):
-                model = member_model(teacher.model, index)
+            model = member_model(teacher.model, index)
+            knows_all = member.classes is None or list(member.classes) == list(job.data.classes)
+            if knows_all and by_batch(model) is None:
                 found[f"teacher {index + 1}"] = model, preprocessor(member.preprocess)
     learner = trained_learner(job, out, best_seed(job, out), "distilled")
     if isinstance(learner, Together):
@@ -251,15 +254,15 @@ def _checked(job: Job, folder: Path, name: str, reference: Array, targets: Array
 
 
 def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
+    """Return what a model costs; None where it is no torch model, or looks its answers up."""
     example = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test))))
-    deployed = nn.Sequential(preprocess, model).cpu().eval()
+    deployed, hidden = nn.Sequential(preprocess, model).cpu().eval(), hides_weights(model)
+    timed = job.recipe.evaluation.latency and by_batch(model) is None
     return Size(
-        parameters=num_parameters(model),
-        flops=flops(model, preprocess(example[:1])),
+        parameters=None if hidden else num_parameters(model),
+        flops=None if hidden else flops(model, preprocess(example[:1])),
         bytes=bytes_of_weights(model),
-        latency_ms=latency(deployed, example, threads=job.recipe.evaluation.threads)
-        if job.recipe.evaluation.latency
-        else None,
+        latency_ms=latency(deployed, example, threads=job.recipe.evaluation.threads) if timed else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,24 +13,22 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill import report
-from potstill.core.errors import ParityError
+from potstill.core.errors import ParityError, PotstillWarning
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
-from potstill.models import load_weights
 from potstill.pipeline import back, features, proof, stages
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
-from potstill.pipeline.keys import Keys, keys, stage_folder, stage_name, student_runs
+from potstill.pipeline.keys import keys, stage_folder, stage_name, student_runs
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.teaching import finished_teacher, recorded
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump
-from potstill.teachers import LiveTeacher, MergedTeacher, Teacher
-from potstill.teachers.merged import member_model
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,8 @@ def run(
     out, base = Path(out).absolute(), Path(base).absolute()
     job = features.job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
+    for text in stages.sampling_warnings(job):
+        warnings.warn(text, PotstillWarning, stacklevel=2)
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
@@ -113,7 +114,7 @@ def run(
         return Run(out)
     with folder.locked():
         job = _with_features(job, recipe, folder, accelerator, given)
-        _begin(job, folder, command)
+        begin(job, folder, command)
         refused = _stages(job, folder, accelerator)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
@@ -123,8 +124,8 @@ def run(
     return Run(out)
 
 
-def _begin(job: Job, folder: RunFolder, command: str) -> None:
-    """Write what this run is: the resolved recipe, the data's findings, versions and machine."""
+def begin(job: Job, folder: RunFolder, command: str) -> None:
+    """Write what a run is: the resolved recipe, the data's findings, versions and machine."""
     recipe = job.written or job.recipe
     text = dump(recipe)
     write_text(folder.path / "recipe.yaml", text)
@@ -152,11 +153,15 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
     key = keys(whole).teacher
     if whole.teacher.train is not None:
         runner.together("teacher", key, "teacher", lambda path: stages.train_teacher(whole, path, accelerator))
+
+    def is_computed() -> bool:
+        return features.is_computed(whole, folder.path, layer)
+
     runner.checked(
         "features",
         key,
-        lambda reused: None if reused else features.compute(whole, folder.path, layer),
-        is_there=lambda: features.is_computed(whole, folder.path, layer),
+        lambda _: None if is_computed() else features.compute(whole, folder.path, layer),
+        is_there=is_computed,
     )
     return features.job_for(recipe, out=folder.path, base=job.base, given=given)
 
@@ -166,25 +171,10 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
     key = keys(job)
     runner = StageRunner(folder, accelerator)
     together, alone = runner.together, runner.alone
-    module = job.make_teacher() if job.has_teacher else None
-    if module is not None and job.teacher.train is not None:
-        together("teacher", key.teacher, "teacher", lambda path: stages.train_teacher(job, path, accelerator))
-        load_weights(module, folder.path / "teacher" / "weights.safetensors")
-    for index, member in enumerate(job.members):
-        if member.train is not None and isinstance(module, MergedTeacher):
-            place = f"teacher/{index + 1}"
-            together(
-                f"teacher {index + 1}",
-                key.members[index],
-                place,
-                partial(stages.train_member, job, index, accelerator=accelerator),
-            )
-            load_weights(member_model(module, index), folder.path / place / "weights.safetensors")
-    if isinstance(module, MergedTeacher) and module.weighting == "attention":
-        stages.fit_merged(job, module)
+    module = finished_teacher(job, runner, key)
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
-        source = _source(job, runner, key, teacher, link=0, stage="store")
+        source = recorded(job, runner, key, teacher, link=0, stage="store")
         for number, (link, link_key) in enumerate(zip(links(job), key.links, strict=True), 1):
             together(
                 link.name,
@@ -202,7 +192,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
             )
             taught = as_teacher(job, link, folder.path)
             next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
-            source = _source(taught, runner, key, next_teacher, link=number, stage=f"store of {link.name}")
+            source = recorded(taught, runner, key, next_teacher, link=number, stage=f"store of {link.name}")
         for seed, kind in student_runs(job):
             together(
                 stage_name(seed, kind),
@@ -237,25 +227,6 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
         if teacher is not None:
             teacher.verify_unchanged()
     return on_main(accelerator, lambda: proof.refused_exports(folder.path))
-
-
-def _source(
-    job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher | None, *, link: int, stage: str
-) -> Teacher | None:
-    """Return what the next model learns from: a live teacher, or its recorded answers; None where nothing reads it."""
-    if teacher is None or not job.objective.needs_teacher:
-        return None
-    if job.teacher.live:
-        return teacher
-    store = stages.store_folder(job, key, runner.folder.path, link)
-    # A recording that is there already is checked, and repaired if need be.
-    runner.checked(
-        stage,
-        key.stores[link],
-        lambda _: stages.record_teacher(job, teacher, store),
-        is_there=lambda: (store / "manifest.json").is_file(),
-    )
-    return stages.stored_teacher(job, teacher, store)
 
 
 def write_documents(folder: Path) -> None:

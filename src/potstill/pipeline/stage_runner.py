@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.processes import on_main
+from potstill.pipeline.processes import in_parts, on_main
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,35 @@ class StageRunner:
         if not self._skip(stage, key, result):
             on_main(self.accelerator, once)
 
-    def checked(self, stage: str, key: str, work: Callable[[bool], Any], *, is_there: Callable[[], bool]) -> None:
-        """Run a stage of the main process whose result says by itself what it belongs to.
+    def checked(
+        self,
+        stage: str,
+        key: str,
+        work: Callable[[tuple[int, int]], Any],
+        *,
+        is_there: Callable[[], bool],
+        shared: bool = False,
+    ) -> None:
+        """Run a stage whose result says by itself what it belongs to.
 
-        ``work`` is called in any case, with whether the result was there before, so that it can check or repair it.
+        ``work((i, n))`` is called in any case, so that it can check or repair what is there: by the main process, or
+        where the work is ``shared`` by each of the n processes for its part.
         """
+        reused = on_main(self.accelerator, is_there)
 
-        def once() -> None:
-            reused = is_there()
-            with self.folder.stage(stage, key):
-                work(reused)
-            if reused:
-                self.folder.reuse(stage)
+        def every() -> None:
+            if shared:
+                in_parts(self.accelerator, work)
+            else:
+                on_main(self.accelerator, lambda: work((0, 1)))
 
-        on_main(self.accelerator, once)
+        if not self.accelerator.is_main_process:
+            every()
+            return
+        with self.folder.stage(stage, key):
+            every()
+        if reused:
+            self.folder.reuse(stage)
 
     def _skip(self, stage: str, key: str, result: Path) -> bool:
         def decide() -> bool:

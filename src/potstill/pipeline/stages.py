@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from potstill.core.errors import TeacherError
 from potstill.core.signals import Batch
 from potstill.data import only_classes, record_batches
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.together import deployed
 from potstill.objective import preset
+from potstill.objective.sampling import biased_terms
+from potstill.pipeline import low_rank
 from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.keys import Keys, Kind
 from potstill.pipeline.makers import located, preprocessor
 from potstill.recipe.schema import Training
-from potstill.store import Manifest, open_store, record
+from potstill.store import Manifest, Store, codecs, open_store, record_part
+from potstill.store.codecs import Codec, LowRank
+from potstill.store.remote import cache_folder, is_remote, record_remote
+from potstill.store.size import in_words
+from potstill.store.writer import Answer
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording
 from potstill.training import AverageTeacher, Result, train, without_teacher
+
+Place = Path | str
+"""Where a store lies: a folder, or an address."""
 
 
 def training_settings(job: Job) -> Training:
@@ -123,8 +134,8 @@ def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
     )
 
 
-def store_folder(job: Job, keys: Keys, out: Path, link: int = 0) -> Path:
-    """Return where a store lies: the recipe's own folder, or one beside the runs named by what it depends on.
+def store_place(job: Job, keys: Keys, out: Path, link: int = 0) -> Place:
+    """Return where a store lies: the recipe's own folder or address, or beside the runs by what it depends on.
 
     Args:
         job: the run.
@@ -133,45 +144,97 @@ def store_folder(job: Job, keys: Keys, out: Path, link: int = 0) -> Path:
         link: 0 for what the teacher says, i for what the i-th model of a chain says.
 
     """
+    if job.recipe.store.path is not None and is_remote(job.recipe.store.path):
+        return f"{job.recipe.store.path.rstrip('/')}/link-{link}" if link else job.recipe.store.path
     if job.recipe.store.path is not None:
         path = located(job.recipe.store.path, job.base)
         return path / f"link-{link}" if link else path
     return out.parent / "store" / keys.stores[link][:16]
 
 
+def is_recorded(place: Place) -> bool:
+    """Return whether a finished store lies at a place."""
+    if isinstance(place, Path):
+        return (place / "manifest.json").is_file()
+    try:
+        open_store(place)
+    except TeacherError:
+        return False
+    return True
+
+
 def store_manifest(job: Job, teacher: LiveTeacher) -> Manifest:
     """Describe the store that this job needs: its signals and everything they depend on."""
+    store = job.recipe.store
     return describe_recording(
         teacher,
         example_batch(job),
         ids=job.data.train.ids,
         data=job.data.train.fingerprint,
-        dtype=job.recipe.store.dtype,
-        views=job.recipe.store.views or 1,
+        dtype=store.dtype,
+        codecs=codecs_of(job),
+        views=store.views or 1,
         augmentation=job.augment.model_dump() if job.augment else None,
         seed=job.recipe.seed,
+        shards=store.shards,
     )
 
 
-def record_teacher(job: Job, teacher: LiveTeacher, folder: Path) -> None:
-    """Record what the teacher says of every training sample and view, once."""
-    size = job.recipe.evaluation.batch_size
-
-    def from_row(row: int) -> Iterator[Batch]:
-        return record_batches(
-            job.data.train,
-            batch_size=size,
-            views=job.recipe.store.views or 1,
-            augment=job.augment,
-            seed=job.recipe.seed,
-            num_classes=job.data.num_outputs,
-            start=row // size,
-            workers=job.recipe.training.workers,
-        )
-
-    record(teacher, from_row, folder, store_manifest(job, teacher), job.data.train.ids)
+def codecs_of(job: Job) -> dict[str, Codec]:
+    """Return the codec of every signal that the recipe gives one."""
+    sections = job.recipe.store.codecs.items()
+    return {name: codecs.from_json(section.settings()) for name, section in sections}
 
 
-def stored_teacher(job: Job, teacher: LiveTeacher, folder: Path) -> StoredTeacher:
+def sampling_warnings(job: Job) -> list[str]:
+    """Return, in words, which terms of the objective sampled probabilities make biased."""
+    if job.teacher.live:
+        return []
+    return biased_terms(job.objective, [name for name, codec in codecs_of(job).items() if codec.samples])
+
+
+def recording_batches(job: Job, ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
+    """Yield the training samples in the views that are recorded, row after row."""
+    return record_batches(
+        job.data.train,
+        batch_size=job.recipe.evaluation.batch_size,
+        views=job.recipe.store.views or 1,
+        augment=job.augment,
+        seed=job.recipe.seed,
+        num_classes=job.data.num_outputs,
+        ranges=ranges,
+        workers=job.recipe.training.workers,
+    )
+
+
+def record_teacher(job: Job, teacher: LiveTeacher, place: Place, part: tuple[int, int] = (0, 1)) -> Store | None:
+    """Record what the teacher says of every training sample and view, once; or one of several parts of that."""
+    manifest = store_manifest(job, teacher)
+    answer: Answer = teacher
+    if manifest.signals["logits"].head is not None:
+        folder = place if isinstance(place, Path) else cache_folder(place, manifest)
+        manifest, answer = _reduced(job, teacher, manifest, folder)
+    index, parts = part[0], min(part[1], manifest.num_shards)
+    if index >= parts:  # more processes than shards: the others have all the work
+        return None
+    batches, ids = partial(recording_batches, job), job.data.train.ids
+    what = f"recording the teacher, {in_words(manifest.num_bytes)}"
+    if isinstance(place, str):
+        return record_remote(answer, batches, place, manifest, ids, part=(index, parts), description=what)
+    return record_part(answer, batches, place, manifest, ids, part=(index, parts), description=what)
+
+
+def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:
+    """Return what to record and who answers where the codec low_rank keeps what the teacher's last layer reads."""
+    layer_name, codec = job.recipe.store.codecs["logits"].layer, manifest.signals["logits"].codec
+    if not isinstance(codec, LowRank):
+        raise TypeError("a head belongs to the codec low_rank")
+    inputs = job.teacher_preprocess(example_batch(job).inputs)
+    layer = low_rank.find_layer(teacher, codec, layer_name, inputs)
+    rows = min(max(low_rank.PROBE, 4 * layer.in_features), manifest.num_rows)
+    return low_rank.with_head(teacher, layer, manifest, folder, list(recording_batches(job, [(0, rows)])))
+
+
+def stored_teacher(job: Job, teacher: LiveTeacher, place: Place) -> StoredTeacher:
     """Open the store as a teacher, refusing one that was recorded for something else."""
-    return StoredTeacher(open_store(folder, store_manifest(job, teacher)))
+    return StoredTeacher(open_store(place, store_manifest(job, teacher)))

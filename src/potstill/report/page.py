@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def write(run_folder: Path) -> Path:
 
 def render(files: RunFiles) -> str:
     """Return the page of a run as HTML text."""
+    return fill(TEMPLATE, content(files))
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Return a template of this room as HTML text, with the style that all pages share."""
     jinja2: Any = require("jinja2", feature="writing the report", extra="report")
     folder = Path(__file__).parent
     environment = jinja2.Environment(
@@ -65,7 +71,7 @@ def render(files: RunFiles) -> str:
         lstrip_blocks=True,
     )
     style = (folder / STYLE).read_text(encoding="utf-8")
-    return str(environment.get_template(TEMPLATE).render(style=style, **content(files)))
+    return str(environment.get_template(template).render(style=style, **values))
 
 
 def typeset(sentence: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from potstill.recipe.schema import Precision
+from potstill.recipe.section import Precision
 
 WORTHWHILE_WEIGHTS = 50_000
 """Below this many weights, converting to bfloat16 costs more than the arithmetic saves."""

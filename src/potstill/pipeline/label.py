@@ -1,0 +1,312 @@
+"""Recording only: what a teacher says of the training samples, once, and a page about what that is worth."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from potstill import report
+from potstill.core.errors import UsageError
+from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.progress import progress
+from potstill.core.signals import Batch
+from potstill.data import record_batches
+from potstill.data.augment import mixes
+from potstill.data.samples import Samples
+from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels, describe_values
+from potstill.models.last_layer import last_linear, reading
+from potstill.models.load import output_tensor
+from potstill.models.together import deployed
+from potstill.pipeline import features, stages
+from potstill.pipeline.any_teacher import covers
+from potstill.pipeline.build import Given, Job
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.keys import keys
+from potstill.pipeline.processes import on_main, start
+from potstill.pipeline.running import begin
+from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.teaching import finished_teacher, record, teacher_at_hand
+from potstill.recipe.schema import Recipe
+from potstill.store import Store, open_store
+from potstill.store.codecs import Codec, Full, LowRank, ThresholdSampling, TopK
+from potstill.store.fidelity import Kept, compare
+from potstill.teachers import LiveTeacher, StoredTeacher
+from potstill.teachers.privacy import what_is_kept
+
+Array = np.ndarray[Any, Any]
+PROBE = 512
+"""Samples on which the recorded answers are compared with the teacher's own."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What `label` leaves behind."""
+
+    folder: Path
+    store: stages.Place
+    finished: bool
+    """Whether every part is recorded; the page is written when it is."""
+
+    @property
+    def page(self) -> Path:
+        """The page to look at."""
+        return self.folder / "label.html"
+
+    @property
+    def facts(self) -> LabelFacts:
+        """The numbers on the page."""
+        return LabelFacts.from_json(read_json(self.folder / "label.json"))
+
+    def open(self) -> Store:
+        """Return the recorded answers."""
+        return open_store(self.store)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a script wants to know, as JSON-like data."""
+        files = {"store": str(self.store), **({"page": str(self.page)} if self.finished else {})}
+        facts = self.facts.to_json() if self.finished else None
+        return {"folder": str(self.folder), "finished": self.finished, "files": files, "facts": facts}
+
+
+def label(
+    recipe: Recipe,
+    *,
+    out: Path | str,
+    base: Path | str = ".",
+    given: Given | None = None,
+    part: tuple[int, int] | None = None,
+    command: str = "",
+) -> Labelled:
+    """Record what the recipe's teacher says of every training sample and view, and describe it; train no student.
+
+    It can be stopped at any moment and goes on with the same call. ``potstill run`` with the same recipe and folder
+    then finds the recording there.
+
+    Args:
+        recipe: its data, teacher, objective (which says what is recorded) and store count.
+        out: the run folder.
+        base: the folder that relative paths in the recipe start from.
+        given: Python objects that take the place of the recipe's data and models.
+        part: ``(i, n)``: record only the i-th of n parts, counted from 0, while others record the rest; a teacher
+            that is trained here must be finished. The page is written by a call without ``part``.
+        command: how a person repeats this; kept in the folder.
+
+    Raises:
+        PotstillError: what is wrong and how to fix it. What is recorded stays recorded.
+
+    """
+    out, base = Path(out).absolute(), Path(base).absolute()
+    if recipe.student.on_features is not None:
+        raise UsageError(
+            "student.on_features: this recipe computes features, not answers. Run it with 'potstill run', or remove "
+            "student.on_features to record the teacher's answers."
+        )
+    job = features.job_for(recipe, out=out, base=base, given=given)
+    if not job.has_teacher:
+        raise UsageError("This recipe has no teacher of its own, so there is nothing to record. Give it a teacher.")
+    folder, key = RunFolder(out), keys(job)
+    store = stages.store_place(job, key, out)
+    if part is not None:
+        with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
+            _check_part(job, teacher, part)
+            finished = stages.record_teacher(job, teacher, store, part) is not None
+            teacher.verify_unchanged()
+        return Labelled(out, store, finished and (out / "label.html").is_file())
+    accelerator = start(job.device.type)
+    runner = StageRunner(folder, accelerator)
+    if not accelerator.is_main_process:
+        _record(job, runner, key=key)
+        return Labelled(out, store, finished=True)
+    with folder.locked():
+        begin(job, folder, command)
+        _record(job, runner, key=key)
+    return Labelled(out, store, finished=True)
+
+
+def _check_part(job: Job, teacher: LiveTeacher, part: tuple[int, int]) -> None:
+    index, parts = part
+    shards = stages.store_manifest(job, teacher).num_shards
+    if not 0 <= index < parts:
+        raise UsageError(f"Part {index + 1} of {parts} does not exist: parts count from 1 to {parts}.")
+    if parts > shards:
+        raise UsageError(
+            f"The store has {shards} shards, too few for {parts} parts. Set store.shards to {parts} or more, for all "
+            "parts alike."
+        )
+
+
+def _record(job: Job, runner: StageRunner, *, key: Any) -> None:
+    """Train what is to be trained, record with all processes, and let the main one write the page."""
+    module = finished_teacher(job, runner, key)
+    if module is None:
+        raise AssertionError("a job with a teacher has a module")
+    out = runner.folder.path
+    store = stages.store_place(job, key, out)
+    with stages.live_teacher(job, module) as teacher:
+        # The time of a recording that was begun before says nothing about its rate.
+        was_there = on_main(runner.accelerator, lambda: _was_begun(store))
+        began = time.monotonic()
+        record(job, runner, key, teacher, stage="store")
+        seconds = None if was_there else time.monotonic() - began
+        on_main(runner.accelerator, lambda: describe(job, teacher, open_store(store), out, seconds=seconds))
+        teacher.verify_unchanged()
+
+
+def _was_begun(store: stages.Place) -> bool:
+    return stages.is_recorded(store) if isinstance(store, str) else any(store.glob("manifest*.json"))
+
+
+def describe(job: Job, teacher: LiveTeacher, store: Store, out: Path, *, seconds: float | None) -> None:
+    """Write ``label.json``, the samples it names, and the page."""
+    data = job.data
+    facts = _facts(job, teacher, store, out, seconds)
+    write_json(out / "label.json", facts.to_json())
+    shown = facts.shown_ids()
+    if data.kind == "image" and shown:
+        rows = np.flatnonzero(np.isin(data.train.ids, shown))
+        images = data.train.fetch(rows).numpy()
+        images = images if images.dtype == np.uint8 else (255 * images.clip(0, 1)).round().astype(np.uint8)
+        with atomic_path(out / "label-samples.npz") as path, path.open("wb") as file:
+            np.savez_compressed(file, ids=data.train.ids[rows], images=images.transpose(0, 2, 3, 1))
+    report.write_label_page(out)
+
+
+def _facts(job: Job, teacher: LiveTeacher, store: Store, out: Path, seconds: float | None) -> LabelFacts:
+    data, manifest = job.data, store.manifest
+    train, validation = data.train, data.validation
+    codec = manifest.signals["logits"].codec
+    recording = Recording(
+        name=out.name,
+        num_samples=manifest.num_samples,
+        num_views=manifest.views,
+        num_bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
+        full_bytes=manifest.num_rows * 4 * sum(int(np.prod(shape)) for shape in store.shapes.values()),
+        seconds=seconds,
+        rate=None if not seconds else manifest.num_rows / seconds,
+        fidelity=_fidelity(job, teacher, store) if data.task == "classification" else (),
+        kept=what_is_kept(manifest),
+        sampled=codec.samples,
+    )
+    seen = True if job.teacher.train is not None else None
+    names = None if train.names is None else list(train.names)
+    held = _answers(job, teacher, validation) if len(validation) else None
+    if data.task != "classification":
+        return describe_values(
+            recording,
+            _Rows(store, train.ids, probabilities=False)[0 : len(train)],
+            train.targets,
+            ids=train.ids,
+            names=names,
+            validation=None if held is None else (held, validation.targets),
+            seen=seen,
+        )
+    return describe_labels(
+        recording,
+        _Rows(store, train.ids),
+        train.targets,
+        ids=train.ids,
+        classes=data.classes,
+        names=names,
+        validation=None if held is None else (_softmax(held), validation.targets),
+        view_classes=_classes_of_views(store, train.ids) if manifest.views > 1 and not mixes(job.augment) else None,
+        seen=seen,
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The recorded answers to view 0, read a slice at a time."""
+
+    store: Store
+    ids: Array
+    probabilities: bool = True
+    view: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.ids), *self.store.shapes["logits"])
+
+    def __getitem__(self, rows: slice) -> Array:
+        ids = torch.from_numpy(self.ids[rows])
+        logits = StoredTeacher(self.store, ["logits"]).read(ids, torch.full_like(ids, self.view))["logits"].numpy()
+        return _softmax(logits) if self.probabilities else logits
+
+
+def _classes_of_views(store: Store, ids: Array) -> Array:
+    found = np.empty((len(ids), store.manifest.views), np.int64)
+    size = 4096
+    for view in range(store.manifest.views):
+        rows = _Rows(store, ids, probabilities=False, view=view)
+        for low in range(0, len(ids), size):
+            found[low : low + size, view] = rows[low : low + size].argmax(1)
+    return found
+
+
+def _softmax(logits: Array) -> Array:
+    whole = torch.from_numpy(logits).to(torch.float64).softmax(1)
+    probabilities: Array = whole.numpy()
+    return probabilities
+
+
+def _answers(job: Job, teacher: LiveTeacher, samples: Samples) -> Array | None:
+    """Return what the teacher says of a split, or None where it only answers for other samples."""
+    if not covers(teacher.model, samples.ids):
+        return None
+    parts = []
+    with progress("asking about the validation split", len(samples), unit="samples") as advance:
+        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+            parts.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
+            advance(len(batch))
+    return np.concatenate(parts)
+
+
+def _fidelity(job: Job, teacher: LiveTeacher, store: Store) -> list[dict[str, Any]]:
+    """Compare what is stored, and what other codecs would store, with the teacher's own answers to some samples."""
+    spec = store.manifest.signals["logits"]
+    chosen: Codec | Kept = spec.codec
+    probe = next(stages.recording_batches(job, [(0, min(PROBE, len(job.data.train)))]))
+    logits = teacher(probe)["logits"].cpu().numpy()
+    others: list[Codec] = [Full("float16"), Full("int8"), *(TopK(k) for k in (5, 50) if 4 * k <= logits.shape[1])]
+    others += [ThresholdSampling(m) for m in (8, 16) if 4 * m <= logits.shape[1]]
+    if isinstance(spec.codec, LowRank):  # its numbers are no logits: compare what reading makes of them
+        stored = StoredTeacher(store, ["logits"]).read(probe.ids, probe.views)["logits"]
+        chosen = Kept(spec.codec, float(spec.width or 0), stored)
+    codecs: list[Codec | Kept] = [chosen, *(codec for codec in others if codec != spec.codec)]
+    hidden, student_logits = _student_on(job, probe)
+    found = compare(logits, codecs, student_logits=student_logits if hidden is not None else None, hidden=hidden)
+    return [
+        {
+            "codec": describe_codec(one.codec),
+            "bytes": one.bytes_per_item,
+            "kl": one.kl,
+            "angle": one.angle,
+            "norm_ratio": one.norm_ratio,
+            "uncovered": one.missing,
+            "chosen": one.codec == spec.codec,
+        }
+        for one in found
+    ]
+
+
+def _student_on(job: Job, probe: Batch) -> tuple[Array | None, Array]:
+    """Return what the untrained student's last layer reads (None where it has no linear one), and its logits."""
+    student = deployed(job.make_student(job.recipe.seed)).eval()
+    inputs = job.student_preprocess(probe.inputs)
+    name = last_linear(student, inputs[:2])
+    with torch.no_grad(), ExitStack() as stack:
+        read = stack.enter_context(reading(student.get_submodule(name))) if name is not None else []
+        logits = output_tensor(student(inputs)).numpy()
+    return (read[0].numpy() if read else None), logits
+
+
+def describe_codec(codec: Codec) -> str:
+    """Return a codec in a few words: its name and settings."""
+    settings = codec.to_json()
+    name = str(settings.pop("codec")).replace("_", " ")
+    return ", ".join([name, *(f"{value}" if key == "dtype" else f"{key} {value}" for key, value in settings.items())])
