@@ -88,8 +88,8 @@ def main() -> None:
 
 
 def stored(teacher: LiveTeacher, job: stages.Job, samples: potstill.Samples, folder: Path) -> StoredTeacher:
-    def batches(row: int = 0):
-        return record_batches(samples, batch_size=256, augment=job.augment, seed=0, num_classes=10, start=row // 256)
+    def batches(ranges=None):
+        return record_batches(samples, batch_size=256, augment=job.augment, seed=0, num_classes=10, ranges=ranges)
 
     manifest = describe_recording(
         teacher,

@@ -14,7 +14,7 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def stored(job: Job, folder: Path, precision: str) -> Any:
     )
     views, size = job.recipe.store.views or 1, job.recipe.evaluation.batch_size
 
-    def from_row(row: int) -> Iterator[Batch]:
+    def batches(ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
         return record_batches(
             job.data.train,
             batch_size=size,
@@ -62,12 +62,12 @@ def stored(job: Job, folder: Path, precision: str) -> Any:
             augment=job.augment,
             seed=job.recipe.seed,
             num_classes=job.data.num_outputs,
-            start=row // size,
+            ranges=ranges,
         )
 
     manifest = describe_recording(
         teacher,
-        next(iter(from_row(0))).narrow(0, 2),
+        next(batches()).narrow(0, 2),
         ids=job.data.train.ids,
         data=job.data.train.fingerprint,
         dtype=job.recipe.store.dtype,
@@ -75,7 +75,7 @@ def stored(job: Job, folder: Path, precision: str) -> Any:
         augmentation=job.augment.model_dump() if job.augment else None,
         seed=job.recipe.seed,
     )
-    record(teacher, from_row, folder, manifest, job.data.train.ids)
+    record(teacher, batches, folder, manifest, job.data.train.ids)
     return open_store(folder, manifest)
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.conformance import reference
 from benchmarks.conformance.adapter import Adapter, ToolError
 from benchmarks.conformance.probes import Answer, Judged, Loss, Probe, ask, close, for_each_loss, largest, shown
-from numpy.typing import NDArray
 
 EXACT = 1e-4
 HALF = 5e-2

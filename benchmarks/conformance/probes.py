@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from benchmarks.conformance.adapter import Adapter, ToolError
 
 Loss = dict[str, Any]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
 from benchmarks.conformance import reference
 from benchmarks.conformance.adapter import Adapter
 from benchmarks.conformance.probes import Judged, Loss, Probe, ask, close, for_each_loss, shown

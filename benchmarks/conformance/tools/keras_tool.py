@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import torch
 from keras.distillation import Distiller, FeatureDistillation, LogitsDistillation
 from serve import NotApplicableError, attempt, link, serve
 from toys import CLASSES, FEATURES, WIDTH, samples
+
+import keras
 
 REPOSITORY, TAG = "keras-team/keras", "v3.15.1"
 SOFT = "soft divergence minimum shift classifier temperature classes samples logits"
