@@ -11,7 +11,7 @@ from potstill.recipe.section import Section
 _SETTINGS = {
     "full": ("dtype",),
     "top_k": ("k", "bits"),
-    "random": ("draws",),
+    "random": ("draws", "systematic"),
     "threshold": ("size", "bits"),
     "low_rank": ("rank", "dtype", "layer"),
 }
@@ -33,6 +33,9 @@ class CodecSection(Section):
         None, ge=4, le=16, description="top_k and threshold: bits of a log-probability; 8 when absent"
     )
     draws: int | None = Field(None, ge=1, le=4096, description="random: classes drawn; 50 when absent")
+    systematic: bool | None = Field(
+        None, description="random: draws at even distances from one random start, which is less noisy"
+    )
     rank: int | None = Field(None, ge=1, description="low_rank: numbers kept")
     layer: str | None = Field(None, description="low_rank: the teacher's last linear layer; found when absent")
 

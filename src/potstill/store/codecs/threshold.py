@@ -28,9 +28,10 @@ _SAMPLED, _ZERO, _LEAST = 0, 1, 2  # codes; the highest code marks the class tha
 class ThresholdSampling:
     """Keep exactly ``size`` classes: the likeliest with their probabilities, the others sampled with equal weight.
 
-    When to use it: for language models and other large vocabularies, trained with forward KL or soft cross-entropy.
-    Their expected gradient is that of the whole distribution, as with `RandomSampling`, with less noise, and records
-    have one width. Other losses are biased, and so is a temperature other than 1 afterwards.
+    When to use it: for language models and other large vocabularies, trained with forward KL or soft cross-entropy,
+    where every record is to have one width and reading is to be fast. Their expected gradient is that of the whole
+    distribution, as with `RandomSampling`; for the same number of classes the noise is less, for the same bytes
+    systematic `RandomSampling` has less. Other losses are biased, and so is a temperature other than 1 afterwards.
 
     The threshold τ solves Σ min(1, p_i / τ) = size. Classes of at least τ are kept. The others are sampled
     systematically, in order of their ids: one random start, then steps of τ through their added up probabilities.
@@ -43,7 +44,7 @@ class ThresholdSampling:
 
     Attributes:
         size: classes kept, at most as many as there are.
-        bits: bits of a kept probability, 4 to 16.
+        bits: bits of a kept probability, 4 to 16. More than 5 did not make any measured gradient better.
 
     Deviations: samples in order of id have pairs of neighbours less often than independent ones (the expectation does
     not depend on it); a random order of 50,000 classes for each token would cost more than everything else together.

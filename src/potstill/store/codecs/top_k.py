@@ -35,7 +35,7 @@ class TopK:
 
     When to use it: where a loss other than forward KL needs a target that is the same every time, or where almost all
     probability lies on a few classes. It is biased: a student does not learn where the rest belongs. For language
-    models `ThresholdSampling` gives better gradients from a fraction of the bytes.
+    models `RandomSampling` and `ThresholdSampling` give better gradients from a fraction of the bytes.
 
     Log-probabilities are kept in ``2^bits - 1`` even steps from the likeliest class's down to that of the k-th. The sum
     of the kept probabilities is kept to 7 digits, and decoding scales them to it. A decoded log-probability is off by
