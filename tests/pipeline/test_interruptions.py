@@ -95,8 +95,8 @@ def test_a_nan_loss_names_step_and_term_and_keeps_what_is_finished(tmp_path: Pat
 
 def test_a_damaged_store_is_repaired_by_the_same_command(tmp_path: Path) -> None:
     made = run(loads(QUICK), out=tmp_path / "run")
-    store = next((tmp_path / "store").glob("*/logits*"))
+    store = next((tmp_path / "store").glob("*/shards/*/logits.npy"))
     before = store.read_bytes()
-    store.write_bytes(before[:100] + bytes([before[100] ^ 255]) + before[101:])
+    store.write_bytes(before[:200] + bytes([before[200] ^ 255]) + before[201:])
     run(loads(QUICK), out=made.folder)
     assert store.read_bytes() == before

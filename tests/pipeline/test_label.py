@@ -120,7 +120,7 @@ def test_every_codec_can_be_trained_from(base: Path, name: str) -> None:
             finished = run(recipe, out=base / "run", base=base)
     else:  # they are read as these two are
         return
-    assert finished.evaluation.models["distilled"].metrics["accuracy"] > 0.2
+    assert finished.evaluation.models["distilled"].metrics["accuracy"] > 0.05
 
 
 def test_another_codec_or_rank_is_refused_by_name(base: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_python_in_the_readme_runs(tmp_path: Path) -> None:
 
 def test_the_commands_in_the_readme_exist() -> None:
     commands = set(re.findall(r"^    potstill (\w+)", README, flags=re.MULTILINE))
-    assert commands == {"init", "plan", "run", "runs", "evaluate", "doctor"}
+    assert commands == {"init", "plan", "label", "run", "runs", "evaluate", "doctor", "store"}
     for command in (*commands, "export", "report"):
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     targets = set(re.findall(r"^    make (\w+)", README, flags=re.MULTILINE))

@@ -27,7 +27,7 @@ from potstill.pipeline import features, stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import keys
+from potstill.pipeline.keys import Keys, keys
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
@@ -141,7 +141,7 @@ def _check_part(job: Job, teacher: LiveTeacher, part: tuple[int, int]) -> None:
         )
 
 
-def _record(job: Job, runner: StageRunner, *, key: Any) -> None:
+def _record(job: Job, runner: StageRunner, *, key: Keys) -> None:
     """Train what is to be trained, record with all processes, and let the main one write the page."""
     module = finished_teacher(job, runner, key)
     if module is None:
