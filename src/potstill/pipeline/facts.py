@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -27,6 +28,12 @@ def describe_data(data: Data) -> dict[str, Any]:
         "label_shift": dict(data.label_shift),
         "fingerprint": data.fingerprint,
     }
+
+
+def as_pictures(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return images (n, c, h, w), uint8 or in the range 0 to 1, as a page shows them: (n, h, w, c) uint8."""
+    pixels = images if images.dtype == np.uint8 else (255 * images.clip(0, 1)).round().astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

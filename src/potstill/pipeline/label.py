@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ import torch
 from potstill import report
 from potstill.core.errors import UsageError
 from potstill.core.files import atomic_path, read_json, write_json
-from potstill.core.progress import progress
 from potstill.core.signals import Batch
-from potstill.data import record_batches
 from potstill.data.augment import mixes
 from potstill.data.samples import Samples
 from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels, describe_values
@@ -26,6 +24,7 @@ from potstill.models.together import deployed
 from potstill.pipeline import features, stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
+from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys, keys
 from potstill.pipeline.processes import on_main, start
@@ -36,6 +35,7 @@ from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
 from potstill.store.codecs import Codec, Full, LowRank, ThresholdSampling, TopK
 from potstill.store.fidelity import Kept, compare
+from potstill.store.size import bytes_on_disk
 from potstill.teachers import LiveTeacher, StoredTeacher
 from potstill.teachers.privacy import what_is_kept
 
@@ -114,7 +114,6 @@ def label(
     store = stages.store_place(job, key, out)
     if part is not None:
         with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
-            _check_part(job, teacher, part)
             finished = stages.record_teacher(job, teacher, store, part) is not None
             teacher.verify_unchanged()
         return Labelled(out, store, finished and (out / "label.html").is_file())
@@ -127,18 +126,6 @@ def label(
         begin(job, folder, command)
         _record(job, runner, key=key)
     return Labelled(out, store, finished=True)
-
-
-def _check_part(job: Job, teacher: LiveTeacher, part: tuple[int, int]) -> None:
-    index, parts = part
-    shards = stages.store_manifest(job, teacher).num_shards
-    if not 0 <= index < parts:
-        raise UsageError(f"Part {index + 1} of {parts} does not exist: parts count from 1 to {parts}.")
-    if parts > shards:
-        raise UsageError(
-            f"The store has {shards} shards, too few for {parts} parts. Set store.shards to {parts} or more, for all "
-            "parts alike."
-        )
 
 
 def _record(job: Job, runner: StageRunner, *, key: Keys) -> None:
@@ -170,10 +157,9 @@ def describe(job: Job, teacher: LiveTeacher, store: Store, out: Path, *, seconds
     shown = facts.shown_ids()
     if data.kind == "image" and shown:
         rows = np.flatnonzero(np.isin(data.train.ids, shown))
-        images = data.train.fetch(rows).numpy()
-        images = images if images.dtype == np.uint8 else (255 * images.clip(0, 1)).round().astype(np.uint8)
+        images = as_pictures(data.train.fetch(rows).numpy())
         with atomic_path(out / "label-samples.npz") as path, path.open("wb") as file:
-            np.savez_compressed(file, ids=data.train.ids[rows], images=images.transpose(0, 2, 3, 1))
+            np.savez_compressed(file, ids=data.train.ids[rows], images=images)
     report.write_label_page(out)
 
 
@@ -185,7 +171,7 @@ def _facts(job: Job, teacher: LiveTeacher, store: Store, out: Path, seconds: flo
         name=out.name,
         num_samples=manifest.num_samples,
         num_views=manifest.views,
-        num_bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
+        num_bytes=bytes_on_disk(store.folder),
         full_bytes=manifest.num_rows * 4 * sum(int(np.prod(shape)) for shape in store.shapes.values()),
         seconds=seconds,
         rate=None if not seconds else manifest.num_rows / seconds,
@@ -258,12 +244,7 @@ def _answers(job: Job, teacher: LiveTeacher, samples: Samples) -> Array | None:
     """Return what the teacher says of a split, or None where it only answers for other samples."""
     if not covers(teacher.model, samples.ids):
         return None
-    parts = []
-    with progress("asking about the validation split", len(samples), unit="samples") as advance:
-        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
-            parts.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
-            advance(len(batch))
-    return np.concatenate(parts)
+    return stages.answers_to(job, teacher, samples, "asking about the validation split")
 
 
 def _fidelity(job: Job, teacher: LiveTeacher, store: Store) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ Shape legend: n samples, h hidden width, r rank, c classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def find_layer(teacher: LiveTeacher, codec: LowRank, named: str | None, inputs: 
 
 
 def with_head(
-    teacher: LiveTeacher, layer: nn.Linear, manifest: Manifest, folder: Path, probe: list[Batch]
+    teacher: LiveTeacher, layer: nn.Linear, manifest: Manifest, folder: Path, probe: Iterable[Batch]
 ) -> tuple[Manifest, CoefficientTeacher]:
     """Return what to record and who answers, with the head beside the store; one that is there already is kept.
 
@@ -88,7 +88,7 @@ def with_head(
         layer: its last layer.
         manifest: of the store to be.
         folder: of the store.
-        probe: batches whose hidden states the directions are fitted on.
+        probe: batches whose hidden states the directions are fitted on; not read where the head is there.
 
     """
     spec = manifest.signals[SIGNAL]

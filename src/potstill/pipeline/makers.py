@@ -120,15 +120,19 @@ def teacher_maker(
     return merged
 
 
+def vote_rule(votes: schema.VotesSection) -> Votes:
+    """Return how votes are counted, from the recipe's section."""
+    return Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
+
+
 def _voting(
     votes: schema.VotesSection, members: list[schema.Member], makers: list[Callable[[], nn.Module]], base: Path
 ) -> Callable[[], nn.Module]:
-    rule = Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
     secret = None if votes.secret is None else located(votes.secret, base)
     sides = [preprocessor(member.preprocess) for member in members]
     parts = [nn.Sequential(side, make()) for side, make in zip(sides, makers, strict=True)]
     # One teacher for the whole job: where the secret is in memory, another one would draw other noise.
-    whole = VotingTeacher(parts, rule, secret=secret)
+    whole = VotingTeacher(parts, vote_rule(votes), secret=secret)
     return lambda: whole
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights,
 from potstill.models.measure import hides_weights
 from potstill.models.together import Together, deployed
 from potstill.models.zoo.nested import NestedConvNet, cut
+from potstill.pipeline import stages
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher, links
+from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
 from potstill.pipeline.makers import preprocessor, zoo_arguments
 from potstill.recipe.hash import recipe_hash
@@ -59,13 +60,7 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     test, size = job.data.test, job.recipe.evaluation.batch_size
     found: dict[str, Array] = {"ids": test.ids, "targets": test.targets, "seeds": np.array(seeds(job))}
     if teacher is not None:
-        with progress("teacher on the test split", len(test), unit="samples") as advance:
-            answers = []
-            for batch in record_batches(test, batch_size=size):
-                # Without targets: a teacher that is merged by labels would see the answers.
-                answers.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
-                advance(len(batch))
-        found["teacher"] = np.concatenate(answers)
+        found["teacher"] = stages.answers_to(job, teacher, test, "teacher on the test split")
     if test.names is not None:
         found["names"] = np.array(test.names)
     for kind in KINDS:
@@ -179,8 +174,7 @@ def evaluate_models(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
     samples = job.data.test.fetch(rows).numpy() if len(rows) else np.zeros((0, *job.data.shape), np.float32)
     if job.data.kind == "image":
-        samples = samples if samples.dtype == np.uint8 else (255 * samples.clip(0, 1)).round().astype(np.uint8)
-        samples = samples.transpose(0, 2, 3, 1)
+        samples = as_pictures(samples)
     with atomic_path(out / "disagreements.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, images=samples)
 

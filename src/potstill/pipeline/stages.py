@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from potstill.core.errors import TeacherError
+from potstill.core.progress import progress
 from potstill.core.signals import Batch
 from potstill.data import only_classes, record_batches
+from potstill.data.samples import Samples
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.together import deployed
 from potstill.objective import preset
@@ -134,6 +139,19 @@ def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
     )
 
 
+def answers_to(job: Job, teacher: LiveTeacher, samples: Samples, label: str) -> np.ndarray[Any, Any]:
+    """Return what the teacher says of a split, (n, c); ``label`` is what the progress bar says.
+
+    It is asked without targets: a teacher that is merged by labels would see the answers.
+    """
+    answers = []
+    with progress(label, len(samples), unit="samples") as advance:
+        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+            answers.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
+            advance(len(batch))
+    return np.concatenate(answers)
+
+
 def store_place(job: Job, keys: Keys, out: Path, link: int = 0) -> Place:
     """Return where a store lies: the recipe's own folder or address, or beside the runs by what it depends on.
 
@@ -207,21 +225,27 @@ def recording_batches(job: Job, ranges: Sequence[tuple[int, int]] | None = None)
     )
 
 
-def record_teacher(job: Job, teacher: LiveTeacher, place: Place, part: tuple[int, int] = (0, 1)) -> Store | None:
-    """Record what the teacher says of every training sample and view, once; or one of several parts of that."""
+def record_teacher(
+    job: Job, teacher: LiveTeacher, place: Place, part: tuple[int, int] = (0, 1), *, spare: bool = False
+) -> Store | None:
+    """Record what the teacher says of every training sample and view, once; or one of several parts of that.
+
+    With ``spare`` there may be more parts than shards: the last ones then have nothing to do.
+    """
     manifest = store_manifest(job, teacher)
+    if spare:
+        part = part[0], min(part[1], manifest.num_shards)
+        if part[0] >= part[1]:
+            return None
     answer: Answer = teacher
     if manifest.signals["logits"].head is not None:
         folder = place if isinstance(place, Path) else cache_folder(place, manifest)
         manifest, answer = _reduced(job, teacher, manifest, folder)
-    index, parts = part[0], min(part[1], manifest.num_shards)
-    if index >= parts:  # more processes than shards: the others have all the work
-        return None
     batches, ids = partial(recording_batches, job), job.data.train.ids
     what = f"recording the teacher, {in_words(manifest.num_bytes)}"
     if isinstance(place, str):
-        return record_remote(answer, batches, place, manifest, ids, part=(index, parts), description=what)
-    return record_part(answer, batches, place, manifest, ids, part=(index, parts), description=what)
+        return record_remote(answer, batches, place, manifest, ids, part=part, description=what)
+    return record_part(answer, batches, place, manifest, ids, part=part, description=what)
 
 
 def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:
@@ -232,7 +256,7 @@ def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -
     inputs = job.teacher_preprocess(example_batch(job).inputs)
     layer = low_rank.find_layer(teacher, codec, layer_name, inputs)
     rows = min(max(low_rank.PROBE, 4 * layer.in_features), manifest.num_rows)
-    return low_rank.with_head(teacher, layer, manifest, folder, list(recording_batches(job, [(0, rows)])))
+    return low_rank.with_head(teacher, layer, manifest, folder, recording_batches(job, [(0, rows)]))
 
 
 def stored_teacher(job: Job, teacher: LiveTeacher, place: Place) -> StoredTeacher:

@@ -17,10 +17,11 @@ from potstill.pipeline import stages
 from potstill.pipeline.build import Job
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys
+from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.store import Store, open_store
-from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, Votes
+from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher
 from potstill.teachers.merged import member_model
 from potstill.teachers.privacy import privacy_report
 
@@ -79,7 +80,7 @@ def record(job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher, *, li
     runner.checked(
         stage,
         key.stores[link],
-        lambda part: stages.record_teacher(job, teacher, store, part),
+        lambda part: stages.record_teacher(job, teacher, store, part, spare=True),
         is_there=lambda: stages.is_recorded(store),
         shared=True,
     )
@@ -95,8 +96,7 @@ def _write_privacy(job: Job, out: Path, store: Store) -> None:
     ids = torch.from_numpy(np.array(store.ids))
     logits = StoredTeacher(store, ["logits"]).read(ids, torch.zeros_like(ids))["logits"]
     answered = (logits.amax(1) > logits.amin(1)).numpy()  # a vote that was not given is the same for all classes
-    rule = Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
-    report = privacy_report(rule, members=len(job.members), answered=answered, delta=votes.delta)
+    report = privacy_report(vote_rule(votes), members=len(job.members), answered=answered, delta=votes.delta)
     write_json(out / "privacy.json", report)
 
 

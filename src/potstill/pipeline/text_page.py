@@ -15,6 +15,7 @@ from potstill.core.signals import Ragged
 from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels, describe_texts
 from potstill.pipeline.text_questions import Questions
 from potstill.store import Store, open_store
+from potstill.store.size import bytes_on_disk
 from potstill.teachers.privacy import what_is_kept
 
 _AT_ONCE = 1024
@@ -42,7 +43,7 @@ def _facts(questions: Questions, store: Store, out: Path, summary: Mapping[str, 
         name=out.name,
         num_samples=manifest.num_samples,
         num_views=1,
-        num_bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
+        num_bytes=bytes_on_disk(store.folder),
         seconds=summary["seconds"] if whole else None,
         rate=summary["answers_per_second"] if whole else None,
         kept=what_is_kept(manifest),

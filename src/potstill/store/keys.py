@@ -94,14 +94,12 @@ def keys_of(ids: Array, views: int) -> Keys:
 
 def write_keys(folder: Path, ids: Array) -> None:
     """Write the ids in row order, and where they do not rise also in rising order with the place of each."""
-    ids = np.ascontiguousarray(ids, dtype="<i8")
-    files = {IDS: ids}
-    if order_of(ids) == "any":
-        places = np.argsort(ids, kind="stable").astype("<i8")
-        files |= {SORTED: ids[places], PLACES: places}
+    keys = keys_of(ids, views=1)
+    files = {IDS: ids} if keys.places is None else {IDS: ids, SORTED: keys.sorted_ids, PLACES: keys.places}
     for name, values in files.items():
         with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(Column(name, "<i8").header(len(values)) + values.tobytes())
+            content = np.ascontiguousarray(values, dtype="<i8").tobytes()
+            temporary.write_bytes(Column(name, "<i8").header(len(values)) + content)
 
 
 def open_keys(folder: Path, manifest: Manifest) -> Keys:

@@ -319,9 +319,9 @@ def open_store(folder: Path | str, expected: Manifest | None = None) -> Store:
         PotstillError: its files are damaged.
 
     """
-    if "://" in str(folder):
-        from potstill.store.remote import open_remote
+    from potstill.store.remote import is_remote, open_remote
 
+    if is_remote(folder):
         return open_remote(str(folder), expected)
     folder = Path(folder)
     path = folder / layout.MANIFEST

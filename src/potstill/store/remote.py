@@ -29,7 +29,7 @@ from potstill.store.keys import keys_problem, write_keys
 from potstill.store.manifest import Manifest, from_json, to_json
 from potstill.store.merge import identity, manifest_of, refuse_differences
 from potstill.store.reader import Store, assemble, refuse_changes
-from potstill.store.writer import Answer, Array, Batches, record_part
+from potstill.store.writer import Answer, Array, Batches, record_part, shards_of_part
 
 CACHE = "POTSTILL_CACHE"
 LOCK = "writer.json"
@@ -242,9 +242,7 @@ def record_remote(
     write_keys(folder, ids)
     with _errors(url):
         manifest = _announce(place, manifest, folder)
-    index, parts = part
-    first, last = index * manifest.num_shards // parts, (index + 1) * manifest.num_shards // parts
-    for shard in range(first, last):
+    for shard in shards_of_part(manifest, part):
         if _journal(place, shard) is not None:
             continue
         with _errors(url), _claimed(place, shard):

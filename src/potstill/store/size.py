@@ -39,6 +39,11 @@ def _width(codec: Codec, shape: tuple[int, ...]) -> int:
     return codec.width((codec.rank,) if isinstance(codec, LowRank) else shape) or 0
 
 
+def bytes_on_disk(folder: Path) -> int:
+    """Return the bytes of all files below ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def free_bytes(folder: Path) -> int:
     """Return the free bytes of the disk ``folder`` lies on, or will lie on."""
     existing = Path(folder).absolute()

@@ -118,9 +118,7 @@ def record_part(
 
     """
     folder = Path(folder)
-    index, parts = part
-    if not 0 <= index < parts:
-        raise UsageError(f"part {index + 1}/{parts}: expected 1/{parts} to {parts}/{parts}.")
+    shards_of_part(manifest, part)
     if ids_fingerprint(ids) != manifest.ids:
         raise UsageError(f"The {len(ids)} ids to record are not the {manifest.num_samples} ids of the manifest.")
     finished = _intact(folder, manifest)
@@ -130,13 +128,8 @@ def record_part(
         (folder / layout.SHARDS).mkdir(parents=True, exist_ok=True)
     with disk.only_writer(folder, patience=60.0), disk.errors(folder):
         manifest = _begin(folder, manifest, ids)
-    if parts > manifest.num_shards:
-        raise UsageError(
-            f"The store has {manifest.num_shards} shards, too few for {parts} parts. Set store.shards to {parts} or "
-            "more, for all parts alike."
-        )
     keys = keys_of(ids, manifest.views)
-    mine = range(index * manifest.num_shards // parts, (index + 1) * manifest.num_shards // parts)
+    mine = shards_of_part(manifest, part)
     total = sum(_num_rows(manifest, shard) for shard in mine)
     with progress(description, total, unit="samples") as advance:
         for shard in mine:
@@ -151,7 +144,25 @@ def record_part(
         if (folder / layout.UNFINISHED).is_file():
             (folder / layout.UNFINISHED).replace(folder / layout.MANIFEST)
             disk.sync_folder(folder)
-    return assemble(folder, manifest, checked=parts == 1)
+    return assemble(folder, manifest, checked=part == (0, 1))
+
+
+def shards_of_part(manifest: Manifest, part: tuple[int, int]) -> range:
+    """Return the shards of the i-th of n parts, given as ``(i, n)``, counted from 0.
+
+    Raises:
+        UsageError: there is no such part, or there are more parts than shards.
+
+    """
+    index, parts = part
+    if not 0 <= index < parts:
+        raise UsageError(f"part {index + 1}/{parts}: expected 1/{parts} to {parts}/{parts}.")
+    if parts > manifest.num_shards:
+        raise UsageError(
+            f"The store has {manifest.num_shards} shards, too few for {parts} parts. Set store.shards to {parts} or "
+            "more, for all parts alike."
+        )
+    return range(index * manifest.num_shards // parts, (index + 1) * manifest.num_shards // parts)
 
 
 def _num_rows(manifest: Manifest, shard: int) -> int:
@@ -226,10 +237,10 @@ class _Shard:
 
     def fill(self, teacher: Answer, batches: Batches, advance: Callable[[int], None]) -> None:
         """Write every block that is missing, then the files' final heads and the journal's last line."""
-        if _missing(self.folder, self.manifest, self.number) == []:
+        missing = self._prepare()
+        if missing is None:
             advance(_num_rows(self.manifest, self.number))
             return
-        missing = self._prepare()
         there = set(self.manifest.shard_blocks(self.number)) - set(missing)
         advance(sum(stop - start for start, stop in map(self.manifest.block_rows, there)))
         with ExitStack() as stack:
@@ -251,31 +262,32 @@ class _Shard:
     def _place(self) -> Path:
         return layout.shard_folder(self.folder, self.number)
 
-    def _prepare(self) -> list[int]:
-        """Cut off what is half-written; return the blocks to record."""
+    def _prepare(self) -> list[int] | None:
+        """Cut off what is half-written; return the blocks to record, or None where the shard is whole as it is."""
         blocks = self.manifest.shard_blocks(self.number)
         with disk.errors(self._place):
-            disk.remove_left_overs(self._place)
-            claimed, _ = layout.read_journal(self.folder, self.manifest, self.number)
+            claimed, finished = layout.read_journal(self.folder, self.manifest, self.number)
             # Blocks are written in order, so what is claimed after a gap has no known beginning.
-            self.journal = {number: claimed[number] for number in takewhile(claimed.__contains__, blocks)}
-            self._cut()
+            known = {number: claimed[number] for number in takewhile(claimed.__contains__, blocks)}
             maps = layout.map_shard(self.folder, self.manifest, self.number)
-            bad = {number for number, _ in layout.damaged(self.manifest, self.journal, maps, self.journal)}
-            disk.write_bytes(self._place / layout.JOURNAL, self._lines().encode())
-        return [number for number in blocks if number in bad or number not in self.journal]
+            bad = {number for number, _ in layout.damaged(self.manifest, known, maps, known)}
+            if finished and not bad and not layout.wrong_files(self.folder, self.manifest, self.number, known):
+                return None
+            disk.remove_left_overs(self._place)
+            self._keep(known)
+        return [number for number in blocks if number in bad or number not in known]
 
-    def _lines(self) -> str:
-        return "".join(layout.journal_line(self.manifest, number, block) for number, block in self.journal.items())
-
-    def _cut(self) -> None:
-        """Take everything away that lies behind the last block of the journal."""
+    def _keep(self, journal: layout.Journal) -> None:
+        """Make ``journal`` the shard's, and take everything away that lies behind its last block."""
+        self.journal = journal
         last = self.journal[max(self.journal)].ends if self.journal else {}
         for column in layout.columns(self.manifest):
             path = self._place / column.file
             size = column.file_bytes(last.get(column.file, 0))
             if path.is_file() and path.stat().st_size > size:
                 disk.truncate(path, size)
+        lines = [layout.journal_line(self.manifest, number, block) for number, block in journal.items()]
+        disk.write_bytes(self._place / layout.JOURNAL, "".join(lines).encode())
 
     def _write(
         self, missing: list[int], teacher: Answer, batches: Batches, advance: Callable[[int], None]
@@ -291,9 +303,7 @@ class _Shard:
                 advance(len(batch))
             if not self._commit(number, pending):
                 blocks = self.manifest.shard_blocks(self.number)
-                self.journal = {kept: block for kept, block in self.journal.items() if kept < number}
-                self._cut()
-                disk.write_bytes(self._place / layout.JOURNAL, self._lines().encode())
+                self._keep({kept: block for kept, block in self.journal.items() if kept < number})
                 self.files[layout.JOURNAL].close()
                 self.files[layout.JOURNAL] = (self._place / layout.JOURNAL).open("ab", buffering=0)
                 return [other for other in blocks if other >= number]
