@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from potstill.core.errors import TeacherError, TrainingError, UsageError
 from potstill.core.signals import Batch
-from potstill.losses import cross_entropy
+from potstill.losses import cross_entropy, forward_kl
 from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term, preset
 from potstill.recipe.schema import Augment, Training
@@ -223,6 +223,15 @@ def test_not_a_number_names_step_epoch_term_and_checkpoint(toys: ModuleType, tmp
     assert "learning_rate" in str(error.value)
     assert all(p.isfinite().all() for p in student.parameters())
     assert len(rows(tmp_path)) == 1
+
+
+def test_a_class_that_the_student_rules_out_and_the_teacher_does_not_is_named(toys: ModuleType, tmp_path: Path) -> None:
+    student = toys.net()
+    with torch.no_grad():
+        student.head.bias[2] = -torch.inf
+    objective = Objective([Term(forward_kl)])
+    with pytest.raises(TrainingError, match=r"step 1.*'forward_kl'.*logit of class 2 \(counted from 0\) is -inf"):
+        run(toys, tmp_path, student, objective=objective, teacher=toys.FormulaTeacher())
 
 
 def test_a_hidden_term_has_an_adapter_that_is_dropped(toys: ModuleType, tmp_path: Path) -> None:

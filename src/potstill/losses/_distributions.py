@@ -18,7 +18,7 @@ from potstill.losses._shared import blank, constant, logit_pair, positive, refus
 def log_probs(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, where: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return both sides' softened log-probabilities (b, c), checked, lifted and masked."""
+    """Return both sides' softened log-probabilities (b, c), checked, lifted and masked; −inf where a logit is."""
     positive(temperature, "temperature")
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
     return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
@@ -30,16 +30,40 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     The sum of q - p is 0, so this equals the usual sum of p * (log p - log q). Here every summand is at least 0 and
     nothing cancels, which keeps small divergences exact in float32: a student close to its teacher, high temperatures,
     and mixtures that are nearly one of their parts.
+
+    A class without probability in p adds q alone, whatever its logarithms are: 0 · ∞ = 0. One that p holds possible
+    and q does not makes the divergence +∞.
     """
-    delta = log_q - log_p
-    near = delta.clamp(-1.0, 1.0)
     p, q = log_p.exp(), log_q.exp()
-    return torch.where(near == delta, p * (near.expm1() - near), q - p - p * delta).sum(dim=1)
+    empty = p == 0
+    delta = (log_q - log_p).masked_fill(empty, 0.0)
+    near = delta.clamp(-1.0, 1.0)
+    values = torch.where(near == delta, p * (near.expm1() - near), q - p - p * delta)
+    return torch.where(empty, q, values).sum(dim=1)
 
 
 def soft_targets(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return the cross-entropy of q with p as targets, over dimension 1."""
-    return -(log_p.exp() * log_q).sum(dim=1)
+    """Return the cross-entropy of q with p as targets, over dimension 1; a class without probability in p adds 0."""
+    p = log_p.exp()
+    return -(p * log_q.masked_fill(p == 0, 0.0)).sum(dim=1)
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return log(p + q) from weighted logarithms; −∞ where both are, without a gradient there."""
+    neither = torch.maximum(log_p, log_q) == -torch.inf
+    return torch.logaddexp(log_p.masked_fill(neither, 0.0), log_q.masked_fill(neither, 0.0)).masked_fill(
+        neither, -torch.inf
+    )
+
+
+def log_softmax_of_others(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-softmax (b, c - 1) over the classes but each row's own, and which rows (b,) have none left.
+
+    A row in which all other classes are −inf has no distribution over them; it is given as uniform.
+    """
+    rest = others(logits, classes)
+    none = rest.amax(dim=1) == -torch.inf
+    return F.log_softmax(rest.masked_fill(none[:, None], 0.0), dim=1), none
 
 
 def hold_classes(targets: Tensor) -> bool:

@@ -76,6 +76,7 @@ def compare_with_hidden(
     weight = head.weight.detach()[: student.num_tokens]
     bias = None if head.bias is None else head.bias.detach()[: student.num_tokens]
     hidden = _kept(teacher_hidden.detach(), options.where)
+    masked = _may_rule_out(head) or _may_rule_out(student.head)
 
     def teacher_rows(rows: slice, tile: Tensor | None) -> tuple[Tensor, ...]:
         if tile is None:  # only for the type checker: num_tiles below is 2
@@ -86,7 +87,7 @@ def compare_with_hidden(
     def compare(logits: Tensor, products: Tensor) -> Tensor:
         cap_(products, bias, head.scale, head.softcap)
         multiply_(products, 1 / options.temperature)
-        return compare_dense(logits, products, divergence)
+        return compare_dense(logits, products, divergence, masked=masked)
 
     return _values(student, options, compare, teacher_rows, num_tiles=2)
 
@@ -211,6 +212,11 @@ def _checked_head(hidden: Tensor, head: Head | Tensor, side: str) -> Head:
         positive(head.softcap, f"{side}_head's softcap")
     positive(head.scale, f"{side}_head's scale")
     return head
+
+
+def _may_rule_out(head: Head) -> bool:
+    """Whether logits of a head may be −inf: its bias is; looked at on the CPU only, elsewhere any bias counts."""
+    return head.bias is not None and (head.bias.device.type != "cpu" or bool((head.bias == -torch.inf).any()))
 
 
 def _check_rows(student_hidden: Tensor, teacher: Tensor, name: str) -> None:

@@ -75,15 +75,38 @@ def total_variation(p: Tensor, q: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
     return p.sub_(q).abs_().sum(1).mul_(0.5), gap.sign_().mul_(q).mul_(-0.5)
 
 
-def compare_dense(student: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
-    """Compare with the teacher's logits / T (r, v), which are overwritten."""
+def compare_dense(student: Tensor, teacher: Tensor, divergence: Divergence, *, masked: bool) -> Tensor:
+    """Compare with the teacher's logits / T (r, v), which are overwritten; ``masked`` if some may be −inf."""
     q, student_total = softmax_(student)
     p, teacher_total = softmax_(teacher)
+    excluded = (student == -math.inf, teacher == -math.inf) if masked else None
     # one logarithm of the quotient instead of a difference of logarithms: exact where both sides are close
     gap = teacher.sub_(student).sub_(teacher_total.div_(student_total).log_())
-    values, slope = divergence(p, q, gap)
+    values, slope = _compare(divergence, p, q, gap, excluded)
     torch.addcmul(slope, q, slope.sum(1, keepdim=True), value=-1, out=student)
     return values
+
+
+def _compare(
+    divergence: Divergence, p: Tensor, q: Tensor, gap: Tensor, excluded: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Return a divergence's values and slopes; ``excluded`` says which classes student and teacher rule out.
+
+    Such a class adds what it does in the plain losses: 0 · ∞ = 0, and +∞ to a KL whose first side holds it possible.
+    """
+    if excluded is None:
+        return divergence(p, q, gap)
+    no_student, no_teacher = excluded
+    # finite, so that nothing times 0 is NaN, and as far apart as the bounded divergences can tell
+    gap.masked_fill_(no_student, _LARGEST_EXPONENT).masked_fill_(no_teacher, -_LARGEST_EXPONENT)
+    gap.masked_fill_(no_student & no_teacher, 0.0)
+    impossible = None
+    if divergence is forward_kl:
+        impossible = (no_student & (p > 0)).any(1)
+    elif divergence is reverse_kl:
+        impossible = (no_teacher & (q > 0)).any(1)
+    values, slope = divergence(p, q, gap)
+    return values if impossible is None else values.masked_fill_(impossible, math.inf), slope
 
 
 def compare_bucket(student: Tensor, ids: Tensor, probabilities: Tensor, divergence: Divergence) -> Tensor:
@@ -92,29 +115,37 @@ def compare_bucket(student: Tensor, ids: Tensor, probabilities: Tensor, divergen
         return compare_renormalised(student, ids, probabilities, divergence)
     own = student.gather(1, ids)
     others = student.scatter_(1, ids, -math.inf)
-    # relative to the largest of the others, so the bucket cannot underflow
-    top = others.amax(1, keepdim=True)
+    # relative to the largest of the others, so the bucket cannot underflow; finite where all of them are ruled out
+    limits = torch.finfo(student.dtype)
+    top = others.amax(1, keepdim=True).clamp_min_(limits.min)
     total = others.sub_(top).exp_().sum(1, keepdim=True)
     log_q = torch.cat([own, top + total.log()], dim=1).log_softmax(1)
     # probabilities that were rounded when they were stored may sum to a little more than 1
     p = probabilities / probabilities.sum(1, keepdim=True).clamp_min(1)
     p = torch.cat([p, (1 - p.sum(1, keepdim=True)).clamp_min_(0)], dim=1)
     q = log_q.exp()
-    gap = p.clamp_min(torch.finfo(p.dtype).tiny).log_().sub_(log_q)
-    values, slope = divergence(p, q, gap)
+    values, slope = _compare_recorded(divergence, p, q, log_q)
     slope = slope - q * slope.sum(1, keepdim=True)
-    others.mul_(slope[:, -1:] / total).scatter_(1, ids, slope[:, :-1])
+    others.mul_(slope[:, -1:] / total.clamp_min_(limits.tiny)).scatter_(1, ids, slope[:, :-1])
     return values
 
 
 def compare_renormalised(student: Tensor, ids: Tensor, probabilities: Tensor, divergence: Divergence) -> Tensor:
     """Compare over the teacher's ids (r, k) alone, both sides renormalised."""
-    log_q = student.gather(1, ids).log_softmax(1)
+    own = student.gather(1, ids)
+    none = own.amax(1, keepdim=True) == -math.inf  # the student rules out all that was recorded
+    log_q = own.masked_fill_(none, 0.0).log_softmax(1)
     p, q = probabilities / probabilities.sum(1, keepdim=True), log_q.exp()
-    gap = p.clamp_min(torch.finfo(p.dtype).tiny).log_().sub_(log_q)
-    values, slope = divergence(p, q, gap)
+    values, slope = _compare_recorded(divergence, p, q, log_q)
     student.zero_().scatter_(1, ids, slope - q * slope.sum(1, keepdim=True))
-    return values
+    return values.masked_fill_(none.squeeze(1), math.inf)
+
+
+def _compare_recorded(divergence: Divergence, p: Tensor, q: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values and slopes with recorded probabilities; one that was recorded as 0 counts as the least number."""
+    gap = p.clamp_min(torch.finfo(p.dtype).tiny).log_().sub_(log_q)
+    no_student = log_q == -math.inf
+    return _compare(divergence, p, q, gap, (no_student, torch.zeros_like(no_student)))
 
 
 def compare_samples(student: Tensor, ids: Tensor, probabilities: Tensor) -> Tensor:

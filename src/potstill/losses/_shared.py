@@ -69,9 +69,32 @@ def pair(
 def logit_pair(
     student_logits: Tensor, teacher_logits: Tensor, where: Tensor | None, *, min_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Return both sides' logits (b, c), checked, lifted and masked, the teacher's as a constant."""
+    """Return both sides' logits (b, c), checked, lifted and masked, the teacher's as a constant.
+
+    A logit may be −inf: that class has no probability. A row in which every class is, or a teacher's +inf, is refused.
+    """
     check_logits(student_logits, "student_logits", min_classes)
-    return pair(student_logits, teacher_logits, where, names=("student_logits", "teacher_logits"), min_dims=2)
+    student, teacher = pair(
+        student_logits, teacher_logits, where, names=("student_logits", "teacher_logits"), min_dims=2
+    )
+    for side, name in ((student.detach(), "student_logits"), (teacher, "teacher_logits")):
+        refuse_if(
+            side.amax(dim=1) == -torch.inf,
+            f"{name} has a row in which every class is -inf, so that no class is possible. Leave such rows out with "
+            "where=.",
+        )
+    refuse_if(teacher == torch.inf, "teacher_logits holds +inf, which has no softmax. Give a large finite number.")
+    return student, teacher
+
+
+def finite_logits(logits: Tensor, name: str, *, instead: str) -> Tensor:
+    """Return raw logits, refused where one is infinite: a difference of these has no meaning, a softmax has."""
+    refuse_if(
+        logits.detach().isinf(),
+        f"{name} holds infinite values, and this loss compares raw logits. Leave these classes out, or use {instead}, "
+        "which reads -inf as a class without probability.",
+    )
+    return logits
 
 
 def check_logits(logits: Tensor, name: str, min_classes: int) -> None:

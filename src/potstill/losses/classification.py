@@ -36,7 +36,7 @@ def cross_entropy(
         −Σ_c w_c · ((1 − s) · y_c + s / c) · log q_c
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         targets: (b,) integer classes 0 to c − 1, or (b, c) floating point probabilities (mixed samples).
         label_smoothing: 0 to below 1, the share of the target spread evenly over all classes.
         class_weights: (c,) numbers of at least 0, for classes of unequal size or cost; not all 0.
@@ -86,9 +86,9 @@ def cross_entropy(
     num_classes = log_probs.shape[1]
     if class_weights is not None:
         # a class's weight multiplies its logarithm wherever the target puts probability on it
-        log_probs = _weights(class_weights, log_probs) * log_probs
+        log_probs = _times(_weights(class_weights, log_probs), log_probs)
     if targets.is_floating_point() and targets.shape == log_probs.shape:
-        hard = -(_probabilities(targets, where).to(log_probs.dtype) * log_probs).sum(dim=1)
+        hard = -_times(_probabilities(targets, where).to(log_probs.dtype), log_probs).sum(dim=1)
     elif hold_classes(targets) and targets.shape == log_probs.shape[:1]:
         hard = -own(log_probs, as_classes(targets, where, num_classes))
     else:
@@ -169,6 +169,11 @@ def teacher_free(
     virtual = margin * F.one_hot(classes, student.shape[1]).to(student.dtype)
     log_p, log_q = (F.log_softmax(side / temperature, dim=1) for side in (virtual, student))
     return keep(temperature**2 * kl(log_p, log_q), where)
+
+
+def _times(factors: Tensor, log_probs: Tensor) -> Tensor:
+    """Return factors of at least 0 times log-probabilities, with 0 · ∞ = 0."""
+    return factors * log_probs.masked_fill(factors == 0, 0.0)
 
 
 def _weights(class_weights: Tensor | Sequence[float], log_probs: Tensor) -> Tensor:

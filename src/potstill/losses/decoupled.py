@@ -5,12 +5,22 @@ Shape legend: b samples, c classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
-from potstill.losses._distributions import at_least_zero, kl, only_classes, others, own, soft_targets
+from potstill.losses._distributions import (
+    at_least_zero,
+    kl,
+    log_softmax_of_others,
+    only_classes,
+    others,
+    own,
+    soft_targets,
+)
 from potstill.losses._shared import keep, logit_pair, positive
 
 
@@ -36,7 +46,8 @@ def decoupled_kd(
         T² · [ w · KL((p_y, 1 − p_y) ‖ (q_y, 1 − q_y)) + v · KL(p̂ ‖ q̂) ]
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type, c at least 3.
+        student_logits: (b, c) scores before the softmax, any floating type, c at least 3; −inf for
+            classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         targets: (b,) integer classes 0 to c − 1.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
@@ -83,8 +94,8 @@ def decoupled_kd(
     _enough_classes(student)
     classes = only_classes(targets, where, student, instead="forward_kl")
     target = kl(*(_true_or_not(side / temperature, classes) for side in (teacher, student)))
-    non_target = kl(*(F.log_softmax(others(side / temperature, classes), dim=1) for side in (teacher, student)))
-    return keep(temperature**2 * (target_weight * target + non_target_weight * non_target), where)
+    non_target = _among_others(kl, student / temperature, teacher / temperature, classes)
+    return keep(temperature**2 * (_weighted(target_weight, target) + _weighted(non_target_weight, non_target)), where)
 
 
 def normalized_kd(
@@ -108,7 +119,8 @@ def normalized_kd(
         −w · p_y · log q_y − v · T² · Σ_{c ≠ y} p̂_c · log q̂_c
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type, c at least 3.
+        student_logits: (b, c) scores before the softmax, any floating type, c at least 3; −inf for
+            classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         targets: (b,) integer classes 0 to c − 1.
         temperature: T > 0 softens the other classes of both sides; the true class is always read at 1.
@@ -151,9 +163,10 @@ def normalized_kd(
     _enough_classes(student)
     classes = only_classes(targets, where, student, instead="forward_kl")
     confidence = own(teacher.softmax(dim=1), classes)
-    target = -confidence * own(F.log_softmax(student, dim=1), classes)
-    log_p, log_q = (F.log_softmax(others(side / temperature, classes), dim=1) for side in (teacher, student))
-    return keep(target_weight * target + non_target_weight * temperature**2 * soft_targets(log_p, log_q), where)
+    target = -confidence * own(F.log_softmax(student, dim=1), classes).masked_fill(confidence == 0, 0.0)
+    non_target = _among_others(soft_targets, student / temperature, teacher / temperature, classes)
+    softened = _weighted(non_target_weight * temperature**2, non_target)
+    return keep(_weighted(target_weight, target) + softened, where)
 
 
 def weighted_soft_labels(
@@ -176,7 +189,7 @@ def weighted_soft_labels(
         T² · (1 − exp(−CE_student / CE_teacher)) · (−Σ_c p_c · log q_c)
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         targets: (b,) integer classes 0 to c − 1.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
@@ -214,7 +227,8 @@ def weighted_soft_labels(
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
     classes = only_classes(targets, where, student, instead="forward_kl")
     hard, wanted = (-own(F.log_softmax(side.detach(), dim=1), classes) for side in (student, teacher))
-    weight = -torch.expm1(-hard / wanted.clamp_min(torch.finfo(wanted.dtype).tiny))
+    limits = torch.finfo(wanted.dtype)
+    weight = -torch.expm1(-hard.clamp_max(limits.max) / wanted.clamp(limits.tiny, limits.max))
     log_p, log_q = (F.log_softmax(side / temperature, dim=1) for side in (teacher, student))
     return keep(temperature**2 * weight * soft_targets(log_p, log_q), where)
 
@@ -222,6 +236,25 @@ def weighted_soft_labels(
 def _true_or_not(logits: Tensor, classes: Tensor) -> Tensor:
     """Return (b, 2): the log-probabilities of the true class and of all others together."""
     return F.log_softmax(torch.stack([own(logits, classes), others(logits, classes).logsumexp(dim=1)], dim=1), dim=1)
+
+
+def _among_others(
+    divergence: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, classes: Tensor
+) -> Tensor:
+    """Return (b,): a divergence of the two distributions over the classes but the true one.
+
+    It is 0 where the teacher gives all of them no probability, and +∞ where only the student does.
+    """
+    (log_q, none_of_student), (log_p, none_of_teacher) = (
+        log_softmax_of_others(side, classes) for side in (student, teacher)
+    )
+    values = divergence(log_p, log_q).masked_fill(none_of_student, torch.inf)
+    return values.masked_fill(none_of_teacher, 0.0)
+
+
+def _weighted(weight: float, values: Tensor) -> Tensor:
+    """Return weight times values, and 0 for a weight of 0 even where the values are infinite."""
+    return weight * (values if weight else values.masked_fill(values.isinf(), 0.0))
 
 
 def _enough_classes(logits: Tensor) -> None:

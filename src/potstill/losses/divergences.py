@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
-from potstill.losses._distributions import kl, log_probs, soft_targets
-from potstill.losses._shared import keep, logit_pair, unbiased_under_sampling
+from potstill.losses._distributions import kl, log_mixture, log_probs, soft_targets
+from potstill.losses._shared import finite_logits, keep, logit_pair, unbiased_under_sampling
 
 
 @unbiased_under_sampling
@@ -31,7 +30,7 @@ def forward_kl(
     The factor T² keeps the size of the gradient about the same at every temperature, and is always applied.
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
@@ -84,7 +83,7 @@ def reverse_kl(
         T² · Σ_c q_c · (log q_c − log p_c)
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
@@ -135,7 +134,7 @@ def jsd(
         T² · [ KL(p ‖ m) / (1 − beta) + KL(q ‖ m) / beta ]
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         beta: 0 to 1, the teacher's share of the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
@@ -177,7 +176,7 @@ def jsd(
     if beta == 1.0:
         return reverse_kl(student_logits, teacher_logits, temperature=temperature, where=where)
     student, teacher = log_probs(student_logits, teacher_logits, temperature, where)
-    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    mixture = log_mixture(teacher + math.log(beta), student + math.log1p(-beta))
     values = kl(teacher, mixture) / (1.0 - beta) + kl(student, mixture) / beta
     return keep(temperature**2 * values, where)
 
@@ -222,6 +221,8 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, where: Tensor |
 
     """
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=1)
+    finite_logits(student, "student_logits", instead="forward_kl")
+    finite_logits(teacher, "teacher_logits", instead="forward_kl")
     return keep((student - teacher).square().mean(dim=1), where)
 
 
@@ -240,7 +241,7 @@ def soft_cross_entropy(
         −T² · Σ_c p_c · log q_c
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.

@@ -40,7 +40,7 @@ def dist(
         T² · [ inter_weight · (1 − mean_i ρ(Q_i·, P_i·)) + intra_weight · (1 − mean_c ρ(Q_·c, P_·c)) ]
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         inter_weight: at least 0, of the relations between the classes of each sample (the paper's β).
@@ -91,7 +91,7 @@ def dist(
             "forward_kl, or dist with inter_weight=0."
         )
     q, p = (F.softmax(_kept(side, where) / temperature, dim=1) for side in (student, teacher))
-    values = 0.0 * student.sum(dim=1)  # also carries the graph where nothing is kept
+    values = student[:, :0].sum(dim=1)  # 0, and carries the graph where nothing is kept
     if inter_weight > 0:
         values = values + put_back(inter_weight * _standard_distance(q, p).sum(dim=1), where)
     if intra_weight > 0 and len(q):
@@ -126,7 +126,7 @@ def multi_level_kd(
           + batch_weight · ‖P Pᵀ − Q Qᵀ‖² / b  +  class_weight · ‖Pᵀ P − Qᵀ Q‖² / c
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperatures: one or more numbers above 0, each softens both sides.
         instance_weight: at least 0, of the answers themselves.
@@ -183,7 +183,7 @@ def multi_level_kd(
         raise UsageError(f"uncertain_share={uncertain_share!r} must be above 0 and at most 1.")
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
     s, t = _kept(student, where), _kept(teacher, where)
-    values = 0.0 * student.sum(dim=1)  # also carries the graph where nothing is kept
+    values = student[:, :0].sum(dim=1)  # 0, and carries the graph where nothing is kept
     if not len(s):
         return values
     if batch_weight > 0 or class_weight > 0:

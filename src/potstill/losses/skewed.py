@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
-from potstill.losses._distributions import kl, log_probs
+from potstill.losses._distributions import kl, log_mixture, log_probs
 from potstill.losses._shared import keep
 
 _LARGEST_EXPONENT = 60.0
@@ -38,7 +38,7 @@ def skew_forward_kl(
         T² · KL(p ‖ k · p + (1 − k) · q)
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         skew: 0 to below 1, the share of the teacher in the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
@@ -92,7 +92,7 @@ def skew_reverse_kl(
         T² · KL(q ‖ (1 − k) · p + k · q)
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         skew: 0 to below 1, the share of the student in the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
@@ -140,7 +140,7 @@ def total_variation(
         T² · ½ · Σ_c |p_c − q_c|
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
@@ -171,8 +171,9 @@ def total_variation(
     """
     student, teacher = log_probs(student_logits, teacher_logits, temperature, where)
     # |p - q| as the larger of the two times 1 - exp(-|log p - log q|), which does not cancel
-    larger = torch.maximum(student, teacher).exp()
-    return keep(-0.5 * temperature**2 * (larger * (-(student - teacher).abs()).expm1()).sum(dim=1), where)
+    larger = torch.maximum(student, teacher)
+    gap = (student - teacher).masked_fill(larger == -torch.inf, 0.0).abs()
+    return keep(-0.5 * temperature**2 * (larger.exp() * (-gap).expm1()).sum(dim=1), where)
 
 
 def alpha_beta(
@@ -198,7 +199,7 @@ def alpha_beta(
     and its limits where a, b or a + b is 0.
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
+        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
         teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
         teacher_power: finite, the power of the teacher's probabilities (the paper's α).
         student_power: finite, the power of the student's probabilities (the paper's β).
@@ -243,16 +244,27 @@ def alpha_beta(
             raise UsageError(f"{name}={power!r} must be a finite number.")
     student, teacher = log_probs(student_logits, teacher_logits, temperature, where)
     total = teacher_power + student_power
-    points = (total * teacher, teacher_power * teacher + student_power * student, total * student)
-    values = (student - teacher).square() * _curvature(*(point.clamp_max(_LARGEST_EXPONENT) for point in points))
+    no_student, no_teacher = student == -torch.inf, teacher == -torch.inf
+    q, p = (side.masked_fill(no_student | no_teacher, 0.0) for side in (student, teacher))
+    points = (total * p, teacher_power * p + student_power * q, total * q)
+    values = (q - p).square() * _curvature(*(point.clamp_max(_LARGEST_EXPONENT) for point in points))
+    values = torch.where(no_teacher & ~no_student, _against_nothing(student, teacher_power, total), values)
+    values = torch.where(no_student & ~no_teacher, _against_nothing(teacher, student_power, total), values)
     return keep(temperature**2 * values.sum(dim=1), where)
+
+
+def _against_nothing(log_probs: Tensor, power: float, total: float) -> Tensor:
+    """Return what a class adds to the alpha-beta divergence that the other side, raised to ``power``, rules out."""
+    if power <= 0 or total <= 0:
+        return torch.full_like(log_probs, torch.inf)
+    return (total * log_probs).exp() / (power * total)
 
 
 def _mixed(most: Tensor, little: Tensor, skew: float) -> Tensor:
     """Return the logarithm of (1 - skew) * most + skew * little."""
     if not 0.0 <= skew < 1.0:
         raise UsageError(f"skew={skew!r} must be at least 0 (no mixture) and below 1.")
-    return torch.logaddexp(most + math.log1p(-skew), little + math.log(skew)) if skew else most
+    return log_mixture(most + math.log1p(-skew), little + math.log(skew)) if skew else most
 
 
 def _curvature(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

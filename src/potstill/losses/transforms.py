@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
-from potstill.losses._shared import lift
+from potstill.losses._shared import finite_logits, lift
 
 _FLAT = 1e-7
 
@@ -63,7 +63,7 @@ def standardize_logits(logits: Tensor) -> Tensor:
             f"standardize_logits got {logits.shape[1]} classes. Standardised, two logits are always ±0.7071 whatever "
             "the model says, and one is always 0. Use the loss without this transform."
         )
-    lifted = lift(logits, "logits")
+    lifted = finite_logits(lift(logits, "logits"), "logits", instead="the loss without this transform")
     centred = lifted - lifted.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
     return torch.where(variance > _FLAT**2, centred * variance.clamp_min(_FLAT**2).rsqrt(), 0.0)

@@ -7,6 +7,7 @@ Shape legend: t terms of the objective.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,7 +136,7 @@ def take_step(
     for parameter in stage.frozen if stage is not None else ():
         parameter.grad = None
     norm = gradient_norm(machine)
-    _refuse_bad(machine, sums, norm)
+    _refuse_bad(machine, sums, norm, pieces)
     machine.optimiser.step()
     commit(machine.learner.heads, (lambda rows: rows) if alone else gather_rows)
     found = None if each is None else conflict(machine.objective, each.mean(count, alone=alone))
@@ -201,7 +202,7 @@ def _synchronise_gradients(machine: Machine, *, last: bool) -> AbstractContextMa
     return context
 
 
-def _refuse_bad(machine: Machine, sums: Tensor, norm: Tensor) -> None:
+def _refuse_bad(machine: Machine, sums: Tensor, norm: Tensor, pieces: Sequence[Batch]) -> None:
     if machine.deferred:
         wrong = ~(norm.isfinite() & sums.isfinite().all())
         torch.maximum(machine.bad, wrong.to(machine.bad.dtype), out=machine.bad)
@@ -211,7 +212,7 @@ def _refuse_bad(machine: Machine, sums: Tensor, norm: Tensor) -> None:
     if math.isfinite(float(norm)) and not (alone and not math.isfinite(float(sums.sum()))):
         return
     discard(machine.learner.heads)
-    raise NotFiniteError(what_is_bad(machine, sums))
+    raise NotFiniteError(what_is_bad(machine, sums) + _impossible_class(machine, pieces))
 
 
 def what_is_bad(machine: Machine, sums: Tensor) -> str:
@@ -224,6 +225,23 @@ def what_is_bad(machine: Machine, sums: Tensor) -> str:
         return f"the term {found!r} is not finite"
     layer = _first_bad_gradient(machine.learner.named_parameters())
     return f"every term is finite, but the gradient of {layer} is not" if layer else "the gradient is not finite"
+
+
+def _impossible_class(machine: Machine, pieces: Sequence[Batch]) -> str:
+    """Name a class that the student rules out and the teacher holds possible, which makes a KL infinite."""
+    with torch.no_grad():
+        for piece in (piece.to(machine.device) for piece in pieces):
+            taught = teacher_signals(machine, piece) or {}
+            signals, _ = machine.learner(piece.inputs, taught or None, piece.ids, piece.views)
+            student, teacher = signals.get("logits"), taught.get("logits")
+            if student is None or teacher is None or student.shape != teacher.shape:
+                continue
+            for number in (student.isneginf() & ~teacher.isneginf()).any(0).nonzero().flatten().tolist()[:1]:
+                return (
+                    f": the student's logit of class {number} (counted from 0) is -inf, and the teacher gives that "
+                    "class a probability. Let both rule out the same classes, or use skew_forward_kl"
+                )
+    return ""
 
 
 def _first_bad_gradient(named: Any) -> str | None:
