@@ -74,6 +74,10 @@ class FakeRun:
         return {"onnx": Path(self.folder).absolute() / "export" / "student.onnx"}
 
     @property
+    def refused_by_name(self) -> str:
+        return "student.onnx differs by 3.0" if "refused" in Path(self.folder).name else ""
+
+    @property
     def evaluation(self) -> Any:
         from potstill.evaluation import EvaluationResult
 

@@ -16,7 +16,7 @@ import pytest
 
 import potstill
 from potstill.cli import show
-from potstill.core.errors import ParityError, PotstillError, TrainingError, UsageError
+from potstill.core.errors import PotstillError, TrainingError, UsageError
 
 Invoke = Callable[..., Any]
 
@@ -103,12 +103,12 @@ def test_only_the_first_of_several_processes_prints(
 
 
 def test_a_refused_file_still_shows_the_numbers_and_fails(fake: Any, recipe: Path, invoke: Invoke) -> None:
-    fake.error = ParityError("student.onnx differs by 3.0")
-    result = invoke("run", str(recipe))
+    result = invoke("run", str(recipe), "--out", "runs/refused")
     assert result.exit_code == 1
     assert "Distillation helped." in result.stdout
-    assert result.stderr == "error: student.onnx differs by 3.0\n"
-    result = invoke("run", str(recipe), "--json")
+    expected = "error: student.onnx differs by 3.0 Everything else is finished: runs/refused/report.html\n"
+    assert result.stderr == expected
+    result = invoke("run", str(recipe), "--out", "runs/refused", "--json")
     assert result.exit_code == 1
     assert strict_json(result.stdout)["models"]
 

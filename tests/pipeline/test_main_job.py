@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import potstill
 from potstill.core import fingerprint
-from potstill.core.errors import ParityError, PotstillError, TeacherError, UsageError
+from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import read_json
 from potstill.data import load
 from potstill.models import build
@@ -166,16 +167,49 @@ def test_runs_are_listed_with_their_verdict(finished: Run) -> None:
     assert rows[0]["distilled"] == finished.evaluation.models["distilled"].metrics["accuracy"]
 
 
-def test_a_refused_file_is_reported_after_everything_else_is_written(tmp_path: Path) -> None:
-    recipe = TINY.replace("max_accuracy_drop: 0.5, min_agreement: 0.5", "max_difference: 1.0e-12")
-    recipe = recipe.replace("seeds: 2", "seeds: 1").replace("epochs: 3", "epochs: 1")
-    with pytest.raises(ParityError, match=r"student\.onnx was refused.*spread"):
-        run(loads(recipe), out=tmp_path / "refused")
-    folder = tmp_path / "refused"
-    assert not (folder / "export" / "student.onnx").exists()
-    assert (folder / "report.html").is_file()
-    assert "onnx" not in Run(folder).exported
-    assert read_json(folder / "run.json")["finished"]
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with an untrained student and one exported file."""
+    recipe = """
+data: {train: digits}
+teacher: {model: mlp, args: {hidden: [8]}, train: {epochs: 1}}
+student: {model: mlp, args: {hidden: [6]}}
+training: {epochs: 1}
+evaluation: {resamples: 100, latency: false}
+export: {formats: [onnx]}
+"""
+    return run(loads(recipe), out=tmp_path_factory.mktemp("small") / "run")
+
+
+def test_a_refused_file_leaves_the_earlier_one_and_is_told_after_everything_else_is_written(small: Run) -> None:
+    file, before = small.exported["onnx"], small.exported["onnx"].read_bytes()
+    strict = read(small.folder / "recipe.yaml")
+    strict = strict.model_copy(update={"export": strict.export.model_copy(update={"max_difference": 1e-12})})
+    again = run(strict, out=small.folder)
+    assert file.read_bytes() == before
+    assert "onnx" not in again.exported
+    assert "spread, more than 1e-12" in again.refused["onnx"][0]
+    assert re.match(r"student\.onnx was refused: .*spread.* The earlier file is still there\.", again.refused_by_name)
+    assert read_json(small.folder / "run.json")["finished"]
+    assert sorted(path.name for path in (small.folder / "export").iterdir()) == [
+        *("README.md", "parity.json", "student.json", "student.onnx", "student.safetensors")
+    ]
+    assert (small.folder / "report.html").stat().st_mtime_ns > file.stat().st_mtime_ns
+
+
+def test_weights_that_were_changed_are_not_exported(small: Run) -> None:
+    weights = small.folder / "seeds/0/distilled/weights.safetensors"
+    good = weights.read_bytes()
+    held = {name: value * -1 for name, value in load_file(weights).items()}
+    before = {path: path.read_bytes() for path in (small.folder / "export").iterdir()}
+    save_file(held, weights)
+    try:
+        with pytest.raises(PotstillError, match="do not answer as they did when they were measured"):
+            export(small.folder)
+    finally:
+        weights.write_bytes(good)
+    assert before == {path: path.read_bytes() for path in (small.folder / "export").iterdir()}
+    assert not list(small.folder.glob(".export*"))
 
 
 def test_a_store_of_another_teacher_is_refused(tmp_path: Path) -> None:

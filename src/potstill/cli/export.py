@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Write the student of a run as files to deploy.
 
-    Each file is checked against the student and refused when it answers differently.
+    Each file is checked against the student and refused when it answers differently; an earlier good file then stays.
 
     \b
     Examples:
@@ -60,8 +60,8 @@ def export(
 
 
 def _copied(file: Path, folder: Path) -> Path:
-    from potstill.core.files import disk_errors
+    from potstill.core.files import atomic_path
 
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copy2(file, folder / file.name))
+    with atomic_path(folder / file.name) as temporary:
+        shutil.copyfile(file, temporary)
+    return folder / file.name

@@ -32,19 +32,14 @@ def run(recipe: RecipeFile, out: Out = None, changes: Changes = None, json: Json
     if quiet or json:
         os.environ["POTSTILL_QUIET"] = "1"
     folder = out or default_out(recipe)
-    refused = None
     with show.stdout_for_result(json or quiet):
         from potstill import pipeline
 
-        try:
-            finished = pipeline.run(read_recipe, out=folder, base=recipe.parent, command=repeated_command())
-        except ParityError as error:
-            # Everything but the refused file is there, so the numbers are shown all the same.
-            refused, finished = error, pipeline.Run(folder)
+        finished = pipeline.run(read_recipe, out=folder, base=recipe.parent, command=repeated_command())
     if show.is_main_process() and not quiet:
         _print(finished, json=json)
-    if refused is not None:
-        raise refused
+    if show.is_main_process() and finished.refused_by_name:
+        raise ParityError(f"{finished.refused_by_name} Everything else is finished: {show.short(finished.report)}")
 
 
 def _print(finished: Run, *, json: bool) -> None:

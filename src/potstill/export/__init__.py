@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potstill.export.card import write_card
 from potstill.export.onnx import OnnxModel, export_onnx
-from potstill.export.parity import Parity, parity, refuse_unlike
+from potstill.export.parity import Parity, parity, recommended
 from potstill.export.quantize import quantize
 from potstill.export.student import Student
 from potstill.export.weights import load_student, save_student
@@ -17,7 +17,7 @@ __all__ = [
     "load_student",
     "parity",
     "quantize",
-    "refuse_unlike",
+    "recommended",
     "save_student",
     "write_card",
 ]

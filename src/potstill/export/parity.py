@@ -1,20 +1,21 @@
-"""Whether an exported file answers like the model it came from, on the test split.
+"""Whether an exported file answers like the model it came from.
 
 Shape legend: n examples, c classes or regression columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from potstill.core.errors import ParityError, UsageError
+from potstill.core.errors import UsageError
 from potstill.export.student import Task
 
 Array = np.ndarray[Any, Any]
+_TWO_SIDED = 1.96
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Parity:
             file reproduces.
         accuracy_torch: the model's accuracy, or R2.
         accuracy_file: the file's accuracy, or R2.
+        drop: 95 % interval of what the file loses of it, (low, high), paired over the examples.
         ok: whether all limits are met.
         reasons: what is not met, with numbers.
+        remarks: what is worth knowing and refuses nothing.
 
     """
 
@@ -39,19 +42,24 @@ class Parity:
     agreement: float
     accuracy_torch: float
     accuracy_file: float
+    drop: tuple[float, float]
     ok: bool
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON data, the core of an entry of ``parity.json``."""
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured as JSON data, the core of an entry of ``parity.json``."""
         return {
             "max_abs_difference": self.max_abs_difference,
             "relative_difference": self.relative_difference,
             "agreement": self.agreement,
             "accuracy_torch": self.accuracy_torch,
             "accuracy_file": self.accuracy_file,
-            "ok": self.ok,
-            "reasons": list(self.reasons),
+            "accuracy_drop": {
+                "value": self.accuracy_torch - self.accuracy_file,
+                "low": self.drop[0],
+                "high": self.drop[1],
+            },
         }
 
 
@@ -63,20 +71,23 @@ def parity(
     *,
     exact: bool,
     max_difference: float = 1e-2,
-    min_agreement: float = 0.97,
+    min_agreement: float | None = None,
     max_accuracy_drop: float = 0.02,
 ) -> Parity:
     """Compare a file's outputs with those of the model it came from.
+
+    A file that computes in float32 has the same outputs up to rounding, or something is wrong with it. One that
+    computes in int8 has others, and what counts is its score: it is refused when it loses more than allowed and the
+    interval of the loss excludes 0. A loss that the examples cannot tell from none is a remark.
 
     Args:
         torch_outputs: (n, c) the model's outputs.
         file_outputs: (n, c) the file's outputs for the same inputs.
         targets: (n,) class numbers, or (n,) or (n, c) values.
         task: classification or regression.
-        exact: whether the file computes in float32 too, so that its outputs must be equal up to rounding
-            (``max_difference`` counts); otherwise its answers must be (``min_agreement``, ``max_accuracy_drop``).
+        exact: whether the file computes in float32 too: ``max_difference`` counts; otherwise the others.
         max_difference: largest ``relative_difference``.
-        min_agreement: least ``agreement``.
+        min_agreement: least ``agreement``; None for any.
         max_accuracy_drop: largest loss of accuracy, or of R2.
 
     Raises:
@@ -93,7 +104,7 @@ def parity(
     if bad:
         reason = f"{bad} of the file's {np.size(file)} outputs are not finite"
         accuracy = _score(model, targets, task)
-        return Parity(float("inf"), float("inf"), 0.0, accuracy, 0.0, False, (reason,))
+        return Parity(float("inf"), float("inf"), 0.0, accuracy, 0.0, (accuracy, accuracy), False, (reason,))
     difference = np.abs(model - file)
     spread = model.std(axis=0) if task == "regression" else np.full(model.shape[1], model.std())
     # Outputs without any spread are compared in their own unit.
@@ -103,42 +114,81 @@ def parity(
     else:
         agreement = _r2(file, model)
     scores = _score(model, targets, task), _score(file, targets, task)
-    drop, word = scores[0] - scores[1], "accuracy" if task == "classification" else "R2"
+    loss, word = scores[0] - scores[1], "accuracy" if task == "classification" else "R2"
+    low, high = drop = _drop_interval(model, file, targets, task)
+    lost = (
+        f"its {word} is {scores[1]:.4f} where torch has {scores[0]:.4f}, a loss of {loss:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}), more than {max_accuracy_drop:g}"
+    )
+    too_much = not exact and not loss <= max_accuracy_drop
+    certain = not low <= 0
     checks = [
         (
             exact and not relative <= max_difference,
             f"its outputs differ from torch's by up to {relative:.3g} of their spread, more than {max_difference:g}",
         ),
         (
-            not exact and not agreement >= min_agreement,
-            f"its agreement with torch is {agreement:.4f}, less than {min_agreement:g}",
+            not exact and min_agreement is not None and not agreement >= min_agreement,
+            f"its agreement with torch is {agreement:.4f}, less than {min_agreement}",
         ),
-        (
-            not exact and not drop <= max_accuracy_drop,
-            f"its {word} is {scores[1]:.4f} where torch has {scores[0]:.4f}, a loss of {drop:.4f}, more than "
-            f"{max_accuracy_drop:g}",
-        ),
+        (too_much and certain, lost),
     ]
     reasons = tuple(reason for failed, reason in checks if failed)
-    return Parity(float(difference.max()), relative, agreement, *scores, not reasons, reasons)
+    remarks = (f"{lost}; {len(model):,} samples cannot tell it from none",) if too_much and not certain else ()
+    return Parity(float(difference.max()), relative, agreement, *scores, drop, not reasons, reasons, remarks)
 
 
-def refuse_unlike(path: Path, found: Parity) -> None:
-    """Delete an exported file that does not answer like its model.
+def recommended(
+    files: Sequence[Mapping[str, Any]], *, megabytes: float | None = None, milliseconds: float | None = None
+) -> str | None:
+    """Return the name of the file to deploy: the one that meets most limits, then the smallest.
 
-    Raises:
-        ParityError: the file was refused; says why, with the numbers.
+    An int8 file that was measured and is slower than the float32 one is only chosen where it meets more limits.
+
+    Args:
+        files: entries of ``parity.json``.
+        megabytes: the budget's largest file.
+        milliseconds: the budget's median latency of one sample.
 
     """
-    if found.ok:
-        return
-    Path(path).unlink(missing_ok=True)
-    raise ParityError(
-        f"{Path(path).name} was refused and deleted: {'; '.join(found.reasons)}. (Largest difference of an output "
-        f"{found.max_abs_difference:.3g}, agreement {found.agreement:.4f}, score {found.accuracy_torch:.4f} in torch "
-        f"and {found.accuracy_file:.4f} in the file.) Give more or more typical calibration samples "
-        "(export.calibration_samples), loosen the limits under export, or remove the format from export.formats."
-    )
+    accepted = [entry for entry in files if entry["ok"]]
+    exact = next((_milliseconds(entry) for entry in accepted if entry["format"] == "onnx"), None)
+
+    def merit(entry: Mapping[str, Any]) -> tuple[int, bool, int]:
+        took = _milliseconds(entry)
+        met = (
+            megabytes is None or entry["bytes"] / 1e6 <= megabytes,
+            milliseconds is None or (took is not None and took <= milliseconds),
+        )
+        return sum(met), took is None or exact is None or took <= exact, -entry["bytes"]
+
+    return max(accepted, key=merit)["file"] if accepted else None
+
+
+def _milliseconds(entry: Mapping[str, Any]) -> float | None:
+    took: float | None = ((entry["latency_ms"] or {}).get("1") or {}).get("p50")
+    return took
+
+
+def _drop_interval(model: Array, file: Array, targets: Array, task: Task) -> tuple[float, float]:
+    """Return the paired 95 % interval of what the file loses of the model's accuracy or R2.
+
+    Accuracy: Agresti and Min (2005), the difference of two shares of the same examples with half an example added to
+    each cell of their table, which stays honest where few answers differ. R2: the mean of each example's share.
+    """
+    n = len(model)
+    if task == "classification":
+        wanted = np.asarray(targets)
+        right = model.argmax(axis=1) == wanted, file.argmax(axis=1) == wanted
+        lost, won = float((right[0] & ~right[1]).sum()) + 0.5, float((~right[0] & right[1]).sum()) + 0.5
+        value, error = (lost - won) / (n + 2), np.sqrt(lost + won - (lost - won) ** 2 / (n + 2)) / (n + 2)
+    else:
+        wanted = np.asarray(targets, dtype=np.float64).reshape(model.shape)
+        spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
+        each = (np.square(file - wanted) - np.square(model - wanted)) / np.where(spread > 0, spread, 1.0)
+        each = each.mean(axis=1)
+        value, error = each.mean(), each.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
+    return float(value - _TWO_SIDED * error), float(value + _TWO_SIDED * error)
 
 
 def _score(outputs: Array, targets: Array, task: Task) -> float:

@@ -262,7 +262,7 @@ def _check_rebuildable(recipe: schema.Recipe, given: Given) -> None:
 def _check_extras(recipe: schema.Recipe) -> None:
     """Find out before the training whether everything after it is installed."""
     check_installed(("altair", "jinja2", "vl_convert"), feature="writing the report", extra="report")
-    if recipe.export.formats:
+    if recipe.export.wanted:
         check_installed(("onnx", "onnxruntime", "onnxscript"), feature="exporting to ONNX", extra="export")
     trainings = [recipe.training]
     if recipe.teacher is not None:

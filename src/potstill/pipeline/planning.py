@@ -191,7 +191,7 @@ def _stages(
         folder.is_done("predictions", key.predictions),
         len(job.data.test) / teacher_rate,
     )
-    formats = ", ".join(job.recipe.export.formats) or "safetensors only"
+    formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
     yield PlannedStage("export", f"write and check {formats}", folder.is_done("export", key.export), None)
     yield PlannedStage("evaluation", "intervals, latency, verdict", folder.is_done("evaluation", key.evaluation), None)
     if job.recipe.back_to_teacher is not None:

@@ -1,9 +1,8 @@
-"""The stages after training: read the test split once, export, and turn the numbers into a verdict."""
+"""The stages after training: read the test split once, and turn the numbers into a verdict."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import numpy as np
 from torch import nn
 
 from potstill.core.files import atomic_path, read_json, write_json
-from potstill.core.progress import progress
-from potstill.data import record_batches
 from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
-from potstill.export import OnnxModel, export_onnx, parity, quantize, save_student
+from potstill.export import recommended
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
 from potstill.models.measure import hides_weights
 from potstill.models.together import Together, deployed
@@ -24,8 +21,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
-from potstill.pipeline.makers import preprocessor, zoo_arguments
-from potstill.recipe.hash import recipe_hash
+from potstill.pipeline.makers import preprocessor
 from potstill.recipe.schema import Budget, Recipe
 from potstill.teachers import LiveTeacher, MergedTeacher
 from potstill.teachers.merged import member_model
@@ -34,7 +30,6 @@ from potstill.teachers.protocol import by_batch
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
 OTHER = "other: "
-FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 
 
 def trained_student(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:
@@ -106,61 +101,6 @@ def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, 
     return found
 
 
-def export_student(job: Job, out: Path) -> None:
-    """Write the best distilled student as files to deploy, and compare each file's answers on the test split."""
-    seed = best_seed(job, out)
-    model, folder = trained_student(job, out, seed, "distilled"), out / "export"
-    shutil.rmtree(folder, ignore_errors=True)
-    examples = job.data.train.fetch(np.arange(2))
-    by_name = job.given.student is None
-    built_as = job.recipe.student
-    if built_as.model == "nested_cnn":  # what is deployed is its full width, an ordinary model
-        args = {name: value for name, value in built_as.args.items() if name != "widths"}
-        built_as = built_as.model_copy(update={"model": "cnn", "args": args})
-    save_student(
-        model,
-        folder,
-        preprocess=job.student_preprocess,
-        task=job.data.task,
-        shape=job.data.shape,
-        dtype=examples.dtype,
-        model_name=built_as.model if by_name else None,
-        args=zoo_arguments(built_as, job.data) if by_name else {},
-        base=job.base,
-        classes=job.data.classes,
-        recipe_hash=recipe_hash(job.written or job.recipe),
-    )
-    with np.load(out / "predictions.npz") as saved:
-        reference, targets = saved["distilled"][saved["seeds"].tolist().index(seed)], saved["targets"]
-    entries: list[dict[str, Any]] = []
-    wanted = job.recipe.export.formats
-    if wanted:
-        exact = folder / FILES["onnx"]
-        export_onnx(
-            model,
-            job.student_preprocess,
-            examples,
-            exact,
-            task=job.data.task,
-            classes=job.data.classes,
-            recipe_hash=recipe_hash(job.written or job.recipe),
-        )
-        if "onnx-int8" in wanted:
-            quantize(exact, folder / FILES["onnx-int8"], _calibration(job))
-        entries = [_checked(job, folder, name, reference, targets) for name in FILES if name in wanted]
-        if "onnx" not in wanted:
-            exact.unlink()
-    write_json(folder / "parity.json", {"seed": seed, "files": entries})
-
-
-def refused_exports(out: Path) -> str:
-    """Return why exported files were refused, or an empty text."""
-    entries = read_json(out / "export" / "parity.json")["files"]
-    return " ".join(
-        f"{entry['file']} was refused: {'; '.join(entry['reasons'])}." for entry in entries if not entry["ok"]
-    )
-
-
 def evaluate_models(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     """Turn predictions, sizes and latencies into ``evaluation.json``, and keep the samples to look at."""
     chosen = best_seed(job, out)
@@ -205,48 +145,6 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
     return result
 
 
-def _calibration(job: Job) -> Iterator[Array]:
-    """Yield training inputs, in an order that does not follow the classes."""
-    train = job.data.train
-    count = min(job.recipe.export.calibration_samples, len(train))
-    rows = np.random.default_rng(job.recipe.seed).permutation(len(train))[:count]
-    for start in range(0, count, EXAMPLES):
-        yield train.fetch(rows[start : start + EXAMPLES]).numpy()
-
-
-def _answers(job: Job, model: OnnxModel, label: str) -> Array:
-    test, size = job.data.test, job.recipe.evaluation.batch_size
-    parts = []
-    with progress(label, len(test), unit="samples") as advance:
-        for batch in record_batches(test, batch_size=size):
-            parts.append(model(batch.inputs))
-            advance(len(batch))
-    return np.concatenate(parts)
-
-
-def _checked(job: Job, folder: Path, name: str, reference: Array, targets: Array) -> dict[str, Any]:
-    """Compare one file with the student it was made of, measure it, and delete it when it answers differently."""
-    path = folder / FILES[name]
-    model = OnnxModel(path, threads=job.recipe.evaluation.threads)
-    limits = job.recipe.export
-    found = parity(
-        reference,
-        _answers(job, model, f"{path.name} on the test split"),
-        targets,
-        job.data.task,
-        exact=name == "onnx",
-        max_difference=limits.max_difference,
-        min_agreement=limits.min_agreement,
-        max_accuracy_drop=limits.max_accuracy_drop,
-    )
-    entry = {"file": path.name, "format": name, "bytes": path.stat().st_size, **found.to_json(), "latency_ms": None}
-    if found.ok and job.recipe.evaluation.latency:
-        entry["latency_ms"] = latency(model, job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy())
-    if not found.ok:
-        path.unlink()
-    return entry
-
-
 def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
     """Return what a model costs; None where it is no torch model, or looks its answers up."""
     example = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test))))
@@ -261,18 +159,14 @@ def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
 
 
 def _limits(budget: Budget, exported: Sequence[Mapping[str, Any]]) -> list[Limit]:
-    """Return the budget's limits beside what one file measures: the file that meets most of them, then the smallest."""
-
-    def limits(entry: Mapping[str, Any]) -> list[Limit]:
-        latency_ms = entry["latency_ms"] or {}
-        measured = [
-            (budget.megabytes, entry["bytes"] / 1e6, "MB"),
-            (budget.milliseconds, latency_ms.get("1", {}).get("p50"), "ms"),
-        ]
-        return [Limit(entry["file"], limit, value, unit) for limit, value, unit in measured if limit and value]
-
-    def merit(entry: Mapping[str, Any]) -> tuple[int, int]:
-        return sum(limit.measured <= limit.limit for limit in limits(entry)), -entry["bytes"]
-
-    files = [entry for entry in exported if entry["ok"]]
-    return limits(max(files, key=merit)) if files else []
+    """Return the budget's limits beside what the file to deploy measures."""
+    chosen = recommended(exported, megabytes=budget.megabytes, milliseconds=budget.milliseconds)
+    entry = next((entry for entry in exported if entry["file"] == chosen), None)
+    if entry is None:
+        return []
+    latency_ms = entry["latency_ms"] or {}
+    measured = [
+        (budget.megabytes, entry["bytes"] / 1e6, "MB"),
+        (budget.milliseconds, latency_ms.get("1", {}).get("p50"), "ms"),
+    ]
+    return [Limit(entry["file"], limit, value, unit) for limit, value, unit in measured if limit and value]

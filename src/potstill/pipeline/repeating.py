@@ -8,7 +8,7 @@ from pathlib import Path
 from potstill.core.errors import ParityError, UsageError
 from potstill.core.files import read_json, write_text
 from potstill.evaluation import EvaluationResult, Size
-from potstill.pipeline import proof
+from potstill.pipeline import exporting, proof
 from potstill.pipeline.features import job_for
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.running import Run, write_documents
@@ -53,7 +53,7 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
 
     Raises:
         UsageError: an unfinished run, or one whose student was a Python object.
-        ParityError: a file does not answer like the student.
+        ParityError: a file in a format that was named does not answer like the student; the others are written.
 
     """
     folder, recipe = _opened(run_folder, "evaluation.json")
@@ -61,13 +61,13 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
         recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": list(formats)})})
     job = job_for(recipe, out=folder.path, base=Path(folder.state["base"]))
     with folder.locked():
+        exporting.export_student(job, folder.path)
         write_text(folder.path / "recipe.yaml", dump(recipe))
-        proof.export_student(job, folder.path)
     evaluate(folder.path)
-    refused = proof.refused_exports(folder.path)
-    if refused:
-        raise ParityError(refused)
-    return Run(folder.path).exported
+    finished = Run(folder.path)
+    if finished.refused_by_name:
+        raise ParityError(finished.refused_by_name)
+    return finished.exported
 
 
 def _opened(run_folder: Path | str, needed: str) -> tuple[RunFolder, Recipe]:

@@ -13,17 +13,17 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill import report
-from potstill.core.errors import ParityError, PotstillWarning
+from potstill.core.errors import PotstillWarning
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
-from potstill.pipeline import back, features, proof, stages
+from potstill.pipeline import back, exporting, features, proof, stages
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
 from potstill.pipeline.keys import keys, stage_folder, stage_name, student_runs
-from potstill.pipeline.processes import on_main, start
+from potstill.pipeline.processes import start
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.teaching import finished_teacher, recorded
 from potstill.recipe.hash import recipe_hash
@@ -55,6 +55,17 @@ class Run:
             if entry["ok"]:
                 files[entry["format"]] = self.folder / "export" / entry["file"]
         return files
+
+    @property
+    def refused(self) -> dict[str, tuple[str, ...]]:
+        """The formats whose files were refused, and why."""
+        entries = read_json(self.folder / "export" / "parity.json")["files"]
+        return {entry["format"]: tuple(entry["reasons"]) for entry in entries if not entry["ok"]}
+
+    @property
+    def refused_by_name(self) -> str:
+        """Why files were refused that the recipe names, in words, or an empty text: the command line then exits 1."""
+        return " ".join(exporting.refusals(self.folder, optional=False))
 
     def load_student(self, model: nn.Module | None = None) -> nn.Module:
         """Return the distilled student with its preprocessing in front, in eval mode.
@@ -98,8 +109,8 @@ def run(
         command: how a person repeats this run; written into the report.
 
     Raises:
-        PotstillError: what is wrong and how to fix it. Finished stages stay finished.
-        ParityError: after everything else is written, when an exported file does not answer like the student.
+        PotstillError: what is wrong and how to fix it. Finished stages stay finished. Exported files that were refused
+            are no error here: see ``Run.refused``.
 
     """
     out, base = Path(out).absolute(), Path(base).absolute()
@@ -115,12 +126,12 @@ def run(
     with folder.locked():
         job = _with_features(job, recipe, folder, accelerator, given)
         begin(job, folder, command)
-        refused = _stages(job, folder, accelerator)
+        _stages(job, folder, accelerator)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
+        for text in (*exporting.refusals(out, optional=True), *exporting.remarks(out)):
+            warnings.warn(text, PotstillWarning, stacklevel=2)
         write_documents(out)
-    if refused:
-        raise ParityError(f"{refused} Everything else is finished: {out / 'report.html'}")
     return Run(out)
 
 
@@ -166,8 +177,8 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
     return features.job_for(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
-    """Run every stage that is not finished yet; return why an export was refused, or an empty text."""
+def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
+    """Run every stage that is not finished yet."""
     key = keys(job)
     runner = StageRunner(folder, accelerator)
     together, alone = runner.together, runner.alone
@@ -208,7 +219,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
             lambda: proof.predict_test(job, measured, out),
             result=out / "predictions.npz",
         )
-        alone("export", key.export, lambda: proof.export_student(job, out), result=out / "export" / "parity.json")
+        alone("export", key.export, lambda: exporting.export_student(job, out), result=out / "export" / "parity.json")
         alone(
             "evaluation",
             key.evaluation,
@@ -226,7 +237,6 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> str:
             alone("back", key.back, lambda: back.measure(job, module, out), result=out / back.FOLDER / "result.json")
         if teacher is not None:
             teacher.verify_unchanged()
-    return on_main(accelerator, lambda: proof.refused_exports(folder.path))
 
 
 def write_documents(folder: Path) -> None:

@@ -364,14 +364,25 @@ class Evaluation(Section):
 class Export(Section):
     """Which files to write of the student, and how alike they must answer."""
 
-    formats: list[Literal["onnx", "onnx-int8"]] = Field(["onnx", "onnx-int8"])
+    formats: list[Literal["onnx", "onnx-int8"]] | None = Field(
+        None, description="files to write; null: onnx and onnx-int8, as far as they answer like the student"
+    )
     max_difference: Positive = Field(
         1e-2,
         description="largest difference of a float32 file's outputs to torch, relative to the spread of the outputs",
     )
-    min_agreement: Fraction = Field(0.97, description="least share of equal predictions of an int8 file")
-    max_accuracy_drop: Fraction = Field(0.02, description="largest loss of accuracy (or R2) of an int8 file")
+    min_agreement: Fraction | None = Field(
+        None, description="least share of equal predictions of an int8 file; null: shown, not a condition"
+    )
+    max_accuracy_drop: Fraction = Field(
+        0.02, description="largest loss of accuracy (or R2) of an int8 file on the validation split"
+    )
     calibration_samples: int = Field(512, ge=1)
+
+    @property
+    def wanted(self) -> tuple[Literal["onnx", "onnx-int8"], ...]:
+        """The formats to write; those that the recipe does not name are optional."""
+        return ("onnx", "onnx-int8") if self.formats is None else tuple(self.formats)
 
 
 class BackToTeacher(Section):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.evaluation import EvaluationResult, Limit
+from potstill.export import recommended
 from potstill.report import numbers
 from potstill.report.files import RunFiles
 
@@ -56,8 +57,13 @@ def steps(evaluation: EvaluationResult) -> list[Step]:
 
 
 def good_files(files: RunFiles) -> list[Mapping[str, Any]]:
-    """Return the exported files that passed their parity check, smallest first."""
-    return sorted((file for file in files.exported if file.get("ok")), key=lambda file: file.get("bytes") or 0)
+    """Return the exported files that passed their parity check: the one to deploy, then the smallest."""
+    budget = files.recipe.get("budget") or {}
+    good = [file for file in files.exported if file.get("ok")]
+    chosen = recommended(
+        good, megabytes=numbers.finite(budget.get("megabytes")), milliseconds=numbers.finite(budget.get("milliseconds"))
+    )
+    return sorted(good, key=lambda file: (file["file"] != chosen, file.get("bytes") or 0))
 
 
 def latency(record: Mapping[str, Mapping[str, float]] | None, batch: int = 1) -> float | None:

@@ -71,7 +71,7 @@ def file_rows(files: RunFiles) -> list[FileRow]:
             difference=numbers.significant(numbers.finite(file.get("relative_difference")), 2),
             score=numbers.score(name, numbers.finite(file.get("accuracy_file"))),
             ok=bool(file.get("ok")),
-            reasons=tuple(str(reason) for reason in file.get("reasons") or ()),
+            reasons=tuple(str(reason) for reason in (*(file.get("reasons") or ()), *(file.get("remarks") or ()))),
         )
         for file in files.exported
     ]

@@ -1,0 +1,251 @@
+"""The student as files to deploy: written beside the earlier ones, compared with the model, and only then in place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from potstill.core import fingerprint
+from potstill.core.errors import PotstillError
+from potstill.core.files import read_json, write_json
+from potstill.core.progress import progress
+from potstill.data import record_batches
+from potstill.data.samples import Samples
+from potstill.evaluation import latency, predict
+from potstill.export import OnnxModel, export_onnx, parity, quantize, recommended, save_student
+from potstill.export.weights import CONFIG, WEIGHTS
+from potstill.pipeline.build import Job
+from potstill.pipeline.makers import zoo_arguments
+from potstill.pipeline.proof import EXAMPLES, Array, best_seed, trained_student
+from potstill.recipe.hash import recipe_hash
+
+FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
+PARITY = "parity.json"
+_BESIDE = ".export"
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the student answers on one split, in torch."""
+
+    samples: Samples
+    outputs: Array
+
+
+def export_student(job: Job, out: Path) -> None:
+    """Write the best distilled student as files to deploy, and compare each file's answers with the student's.
+
+    Everything is written into a folder beside the earlier files first: what is refused or fails leaves them untouched.
+
+    Raises:
+        PotstillError: the student cannot be exported, or its weights no longer answer as they did when they were
+            measured; nothing is changed then.
+
+    """
+    seed = best_seed(job, out)
+    model, folder, beside = trained_student(job, out, seed, "distilled"), out / "export", out / _BESIDE
+    test = _Answers(job.data.test, _measured(out, seed))
+    _check_unchanged(job, model, test, out)
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        entries = _write(job, model, beside, test)
+        _replace(job, folder, beside, entries, {"seed": seed, "student": fingerprint.of_weights(model)})
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def refusals(out: Path, *, optional: bool) -> list[str]:
+    """Return, in words, which exported files were refused: those that the recipe named, or those that it did not."""
+    entries = read_json(out / "export" / PARITY)["files"]
+    return [
+        f"{entry['file']} was refused: {'; '.join(entry['reasons'])}."
+        + (" The earlier file is still there." if entry.get("kept") else "")
+        for entry in entries
+        if not entry["ok"] and entry.get("optional", False) == optional
+    ]
+
+
+def remarks(out: Path) -> list[str]:
+    """Return, in words, what is worth knowing of accepted files."""
+    entries = read_json(out / "export" / PARITY)["files"]
+    return [f"{entry['file']}: {remark}." for entry in entries if entry["ok"] for remark in entry.get("remarks", ())]
+
+
+def _measured(out: Path, seed: int) -> Array:
+    """Return what the student of one seed answered on the test split when it was measured."""
+    with np.load(out / "predictions.npz") as saved:
+        answers: Array = saved["distilled"][saved["seeds"].tolist().index(seed)]
+    return answers
+
+
+def _check_unchanged(job: Job, model: nn.Module, test: _Answers, out: Path) -> None:
+    """Refuse weights that answer otherwise than they did when the test split was read."""
+    first = test.samples.take(slice(0, EXAMPLES))
+    again = _predicted(job, model, first)
+    if not parity(test.outputs[: len(first)], again, first.targets, job.data.task, exact=True).ok:
+        raise PotstillError(
+            f"The weights of the student in {out} do not answer as they did when they were measured: they were changed "
+            "or damaged since. Nothing was exported. Give the `potstill run` command of this folder again."
+        )
+
+
+def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predict") -> Array:
+    return predict(
+        model,
+        samples,
+        preprocess=job.student_preprocess,
+        batch_size=job.recipe.evaluation.batch_size,
+        device=job.device,
+        label=label,
+    )
+
+
+def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dict[str, Any]]:
+    """Write and check every file in a folder of its own; return an entry of ``parity.json`` for each."""
+    examples = job.data.train.fetch(np.arange(2))
+    by_name = job.given.student is None
+    built_as = job.recipe.student
+    if built_as.model == "nested_cnn":  # what is deployed is its full width, an ordinary model
+        args = {name: value for name, value in built_as.args.items() if name != "widths"}
+        built_as = built_as.model_copy(update={"model": "cnn", "args": args})
+    save_student(
+        model,
+        folder,
+        preprocess=job.student_preprocess,
+        task=job.data.task,
+        shape=job.data.shape,
+        dtype=examples.dtype,
+        model_name=built_as.model if by_name else None,
+        args=zoo_arguments(built_as, job.data) if by_name else {},
+        base=job.base,
+        classes=job.data.classes,
+        recipe_hash=recipe_hash(job.written or job.recipe),
+    )
+    wanted = job.recipe.export.wanted
+    if not wanted:
+        return []
+    exact = folder / FILES["onnx"]
+    export_onnx(
+        model,
+        job.student_preprocess,
+        examples,
+        exact,
+        task=job.data.task,
+        classes=job.data.classes,
+        recipe_hash=recipe_hash(job.written or job.recipe),
+    )
+    entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
+    if "onnx-int8" in wanted:
+        path = folder / FILES["onnx-int8"]
+        try:
+            quantize(exact, path, _calibration(job))
+        except PotstillError as error:
+            return [*entries, {**_unmeasured(job, path, "onnx-int8"), "ok": False, "reasons": [str(error)]}]
+        validation = job.data.validation
+        answers = _predicted(job, model, validation, "distilled on the validation split")
+        entries.append(_checked(job, path, "onnx-int8", [test, _Answers(validation, answers)]))
+    return entries
+
+
+def _calibration(job: Job) -> Iterator[Array]:
+    """Yield training inputs, in an order that does not follow the classes."""
+    train = job.data.train
+    count = min(job.recipe.export.calibration_samples, len(train))
+    rows = np.random.default_rng(job.recipe.seed).permutation(len(train))[:count]
+    for start in range(0, count, EXAMPLES):
+        yield train.fetch(rows[start : start + EXAMPLES]).numpy()
+
+
+def _checked(job: Job, path: Path, name: str, splits: Sequence[_Answers]) -> dict[str, Any]:
+    """Compare one file with the student it was made of, and measure it.
+
+    A float32 file is judged by its numbers. An int8 file is judged by its score on the validation split, like every
+    other choice; what the test split says of it is reported.
+    """
+    model, limits = OnnxModel(path, threads=job.recipe.evaluation.threads), job.recipe.export
+    exact = len(splits) == 1
+    found = [
+        parity(
+            split.outputs,
+            _answers(job, model, split.samples, f"{path.name} on the {where} split"),
+            split.samples.targets,
+            job.data.task,
+            exact=exact,
+            max_difference=limits.max_difference,
+            min_agreement=limits.min_agreement,
+            max_accuracy_drop=limits.max_accuracy_drop,
+        )
+        for split, where in zip(splits, ("test", "validation"), strict=False)
+    ]
+    judged = found[-1]
+    unusable = () if np.isfinite(found[0].max_abs_difference) else found[0].reasons  # on the test split alone
+    reasons = tuple(dict.fromkeys((*judged.reasons, *unusable)))
+    entry = {
+        **_unmeasured(job, path, name),
+        "bytes": path.stat().st_size,
+        **found[0].numbers(),
+        "judged_on": "test" if exact else "validation",
+        "validation": None if exact else judged.numbers(),
+        "ok": not reasons,
+        "reasons": list(reasons),
+        "remarks": list(judged.remarks),
+    }
+    if not reasons and job.recipe.evaluation.latency:
+        entry["latency_ms"] = latency(model, job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy())
+    return entry
+
+
+def _unmeasured(job: Job, path: Path, name: str) -> dict[str, Any]:
+    """Return the entry of a file before anything is known of it."""
+    return {
+        "file": path.name,
+        "format": name,
+        "optional": job.recipe.export.formats is None,
+        "bytes": None,
+        "latency_ms": None,
+        "remarks": [],
+    }
+
+
+def _answers(job: Job, model: OnnxModel, samples: Samples, label: str) -> Array:
+    parts = []
+    with progress(label, len(samples), unit="samples") as advance:
+        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+            parts.append(model(batch.inputs))
+            advance(len(batch))
+    return np.concatenate(parts)
+
+
+def _replace(
+    job: Job, folder: Path, beside: Path, entries: Sequence[dict[str, Any]], made_from: dict[str, Any]
+) -> None:
+    """Put accepted files in the place of earlier ones; where one is refused, nothing that was there goes away."""
+    before = read_json(folder / PARITY) if (folder / PARITY).is_file() else {}
+    refused = any(not entry["ok"] for entry in entries)
+    written = {entry["format"] for entry in entries}
+    kept = [
+        entry
+        for entry in before.get("files", ())
+        if refused and before.get("student") == made_from["student"] and entry["format"] not in written
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PARITY).unlink(missing_ok=True)  # until the last file is in place, the folder says nothing
+    for name in (CONFIG, WEIGHTS):
+        (beside / name).replace(folder / name)
+    for entry in entries:
+        if entry["ok"]:
+            (beside / entry["file"]).replace(folder / entry["file"])
+        elif (folder / entry["file"]).is_file():
+            entry["kept"] = True
+    for name in () if refused else set(FILES.values()) - {entry["file"] for entry in entries}:
+        (folder / name).unlink(missing_ok=True)
+    files = [entry for name in FILES for entry in (*entries, *kept) if entry["format"] == name]
+    budget = job.recipe.budget
+    chosen = recommended(files, megabytes=budget.megabytes, milliseconds=budget.milliseconds)
+    write_json(folder / PARITY, {**made_from, "recommended": chosen, "files": files})
