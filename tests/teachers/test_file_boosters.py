@@ -9,7 +9,7 @@ import torch
 import xgboost
 
 from potstill.core.errors import TeacherError, UsageError
-from potstill.data.samples import Column
+from potstill.data.columns import Column
 from potstill.teachers.files import open_file
 from potstill.teachers.foreign import Reading, Wanted, teacher_of
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from potstill.core.errors import TeacherError, UsageError
-from potstill.data.samples import Column
+from potstill.data.columns import Column
 from potstill.teachers.files import open_file
 from potstill.teachers.foreign import Wanted
 

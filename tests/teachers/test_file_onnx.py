@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from potstill.core.errors import TeacherError, UsageError
-from potstill.data.samples import Column
+from potstill.data.columns import Column
 from potstill.models.measure import bytes_of_weights, hides_weights
 from potstill.teachers.files import open_file
 from potstill.teachers.foreign import ForeignTeacher, Reading, Wanted

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from potstill.data.augment import AugmentSettings, augment, check_augment, mix
 from potstill.data.checks import check, label_shift
+from potstill.data.columns import Column
 from potstill.data.load import channel_statistics, load
 from potstill.data.loader import batches, load_batch, num_batches, record_batches
-from potstill.data.samples import Column, Data, Finding, Samples, make_samples, only_classes
+from potstill.data.samples import Data, Finding, Samples, make_samples, only_classes
 
 __all__ = [
     "AugmentSettings",

@@ -11,8 +11,9 @@ import numpy as np
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
 from potstill.data import checks, labels, tables
+from potstill.data.columns import Column
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
-from potstill.data.samples import Array, Column, Data, Finding, Ints, Samples, Task, make_samples
+from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
 from potstill.data.sources import Options, read
 from potstill.data.splits import split_rows
 
@@ -27,6 +28,7 @@ def load(
     args: Mapping[str, Any] | None = None,
     task: Task = "classification",
     inputs: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     target: str = "label",
     id_column: str | None = None,
     classes: Sequence[str] | None = None,
@@ -52,6 +54,7 @@ def load(
         args: keyword arguments of data functions.
         task: ``"classification"`` or ``"regression"``.
         inputs: input columns of tables; all but target and id when absent.
+        exclude: columns of tables that models do not see; instead of ``inputs``.
         target: target column of tables.
         id_column: column with a stable id of each sample; the row number when absent. Folders use hashed file paths.
         classes: class names in the teacher's order; those of the source, or the sorted labels of train, when absent.
@@ -74,12 +77,14 @@ def load(
         raise UsageError(f"task='{task}': expected one of {', '.join(get_args(Task))}.")
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad='{on_bad}': expected one of {', '.join(get_args(OnBad))}.")
+    if inputs is not None and exclude is not None:
+        raise UsageError("data.inputs and data.exclude are two ways to choose columns. Give one of them.")
     if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
         raise UsageError(
             f"data.split: validation {validation_fraction:g} and test {test_fraction:g} must be 0 or more and leave "
             "something for train."
         )
-    options = Options(inputs, target, id_column, image_size, args, Path(base))
+    options = Options(inputs, exclude, target, id_column, image_size, args, Path(base))
     raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad)
     raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.core import fingerprint
+from potstill.data.columns import Column
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -113,22 +114,6 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table and how it became numbers.
-
-    Attributes:
-        name: the column's name.
-        categories: the categories of the train split in the order of their one-hot columns; None for numbers.
-        width: how many numbers of a sample the column fills.
-
-    """
-
-    name: str
-    categories: tuple[str, ...] | None = None
-    width: int = 1
-
-
-@dataclass(frozen=True)
 class Data:
     """The three splits of one task.
 
@@ -173,7 +158,12 @@ class Data:
                 "splits": {name: samples.fingerprint for name, samples in self.splits.items()},
                 "task": self.task,
                 "classes": self.classes,
-                "columns": [(column.name, column.categories, column.width) for column in self.columns],
+                "columns": [
+                    (column.name, column.categories, column.width)
+                    if column.as_it_was
+                    else (column.name, column.categories, column.width, column.offset, column.scale)
+                    for column in self.columns
+                ],
             }
         )
 

@@ -40,6 +40,7 @@ class Options:
     """How sources are read; the fields are those of the recipe's data section."""
 
     inputs: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
     target: str = "label"
     id_column: str | None = None
     image_size: int | None = None
@@ -126,7 +127,9 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
         raise DataError(f"'{given}' is a {suffix or 'plain'} file, which cannot be read. Expected {_ACCEPTED}.")
     if options.image_size is not None:
         raise UsageError(f"data.image_size is for images of a folder or dataset, not for {given}. Remove it.")
-    return tables.read_table(path, inputs=options.inputs, target=options.target, id_column=options.id_column)
+    return tables.read_table(
+        path, inputs=options.inputs, target=options.target, id_column=options.id_column, exclude=options.exclude
+    )
 
 
 def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) -> Raw:
@@ -167,14 +170,17 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
     if options.target not in features:
         hint = did_you_mean(options.target, features)
         raise DataError(f"{source} has no column '{options.target}' (data.target).{hint}")
-    others = [name for name in features if name not in (options.target, options.id_column)]
+    dropped = set(options.exclude or ())
+    others = [name for name in features if name not in {options.target, options.id_column, *dropped}]
     chosen = list(options.inputs) if options.inputs else others
     pictures = [name for name in chosen if type(features.get(name)).__name__ == "Image"]
     label_names = getattr(features[options.target], "names", None)
     names = tuple(map(str, label_names)) if isinstance(label_names, list) else None
     wanted = [name for name in chosen if name in features and name not in pictures] if not pictures else []
+    if dropped & {*(options.inputs or ()), options.target, options.id_column}:
+        raise DataError(f"{source}: data.exclude names the target, the id or an input.")
     kept = [*wanted, options.target, *([options.id_column] if options.id_column else [])]
-    unknown = [name for name in [*chosen, *kept] if name not in features]
+    unknown = [name for name in [*chosen, *kept, *sorted(dropped)] if name not in features]
     if unknown:
         raise DataError(f"{source} has no column '{unknown[0]}'.{did_you_mean(unknown[0], features)}")
     columns = tables.from_arrow(dataset.select_columns(kept).with_format("arrow")[:], source)
@@ -229,7 +235,7 @@ def _is_hugging_face(source: Any) -> bool:
 
 
 def _refuse_columns(options: Options, what: str, *, images_allowed: bool = False) -> None:
-    for key, value in (("inputs", options.inputs), ("id", options.id_column)):
+    for key, value in (("inputs", options.inputs), ("exclude", options.exclude), ("id", options.id_column)):
         if value is not None:
             raise UsageError(f"data.{key} names columns, but {what} has no named columns. Remove it.")
     if what == "'digits'" and options.image_size is not None and not images_allowed:

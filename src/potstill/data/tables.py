@@ -13,14 +13,22 @@ import numpy as np
 
 from potstill.core.errors import DataError, did_you_mean
 from potstill.core.optional import require
+from potstill.data.columns import Column, as_categories, as_numbers, merged, number_column
 from potstill.data.raw import Raw, Stored, Table, ids_of, stored_array
-from potstill.data.samples import Array, Column, Finding
+from potstill.data.samples import Array, Finding
 
 MAX_CATEGORIES = 1000
 SUFFIXES = frozenset({".csv", ".parquet", ".jsonl", ".npz"})
 
 
-def read_table(path: Path, *, inputs: Sequence[str] | None, target: str, id_column: str | None) -> Raw:
+def read_table(
+    path: Path,
+    *,
+    inputs: Sequence[str] | None,
+    target: str,
+    id_column: str | None,
+    exclude: Sequence[str] | None = None,
+) -> Raw:
     """Read a CSV, Parquet, JSONL or NPZ file with named columns.
 
     Raises:
@@ -28,7 +36,9 @@ def read_table(path: Path, *, inputs: Sequence[str] | None, target: str, id_colu
         PotstillError: pyarrow is not installed (not needed for NPZ).
 
     """
-    return from_columns(read_columns(path), str(path), inputs=inputs, target=target, id_column=id_column)
+    return from_columns(
+        read_columns(path), str(path), inputs=inputs, target=target, id_column=id_column, exclude=exclude
+    )
 
 
 def read_columns(path: Path) -> dict[str, Array]:
@@ -49,6 +59,7 @@ def from_columns(
     inputs: Sequence[str] | None,
     target: str,
     id_column: str | None,
+    exclude: Sequence[str] | None = None,
     label_names: tuple[str, ...] | None = None,
 ) -> Raw:
     """Build a source from named columns.
@@ -59,6 +70,7 @@ def from_columns(
         inputs: columns that models see; all but target and id when None.
         target: the label column.
         id_column: the column with stable ids; the row number when None.
+        exclude: columns that models do not see.
         label_names: class names in order, when the source knows them.
 
     Raises:
@@ -66,11 +78,16 @@ def from_columns(
 
     """
     wanted = [*(inputs or []), target, *([id_column] if id_column else [])]
-    for name in wanted:
+    dropped = set(exclude or ())
+    for name in [*wanted, *sorted(dropped)]:
         if name not in columns:
             key = "data.target" if name == target else "data.id" if name == id_column else "data.inputs"
+            key = "data.exclude" if name in dropped else key
             raise DataError(f"{source} has no column '{name}' ({key}).{did_you_mean(name, columns)}")
-    chosen = list(inputs) if inputs else [name for name in columns if name not in (target, id_column)]
+    chosen = list(inputs) if inputs else [name for name in columns if name not in {target, id_column, *dropped}]
+    both = sorted(dropped & set(wanted))
+    if both:
+        raise DataError(f"{source}: data.exclude names '{both[0]}', which is also the target, the id or an input.")
     if not chosen or target in chosen:
         found = "the target itself" if target in chosen else "no column"
         raise DataError(f"{source}: data.inputs names {found}; columns: {', '.join(columns)}; target: {target}.")
@@ -90,9 +107,9 @@ def from_columns(
         content, bad = stored_array(columns[chosen[0]])
     else:
         parts = {name: _table_column(columns[name], name, source) for name in chosen}
-        content = Table(parts)
-        for name, part in parts.items():
-            for row in np.flatnonzero(_empty(part)):
+        content = Table({name: values for name, (values, _) in parts.items()})
+        for name, (_, absent) in parts.items():
+            for row in np.flatnonzero(absent):
                 bad.setdefault(int(row), f"column '{name}' is missing or not finite")
     return Raw(ids, labels, content, label_names=label_names, own_ids=own_ids, bad=bad)
 
@@ -107,15 +124,15 @@ def fit(table: Table) -> tuple[Column, ...]:
     columns = []
     for name, column in table.columns.items():
         if column.dtype != object:
-            columns.append(Column(name, None, 1 if column.ndim == 1 else column.shape[1]))
+            columns.append(number_column(name, column))
             continue
         categories = tuple(sorted(set(column)))
         if len(categories) > MAX_CATEGORIES:
             raise DataError(
                 f"column '{name}' has {len(categories)} different texts, for example '{categories[0]}': too many "
-                f"for one-hot encoding (limit {MAX_CATEGORIES}). Leave it out of data.inputs, or name it as data.id."
+                f"for one-hot encoding (limit {MAX_CATEGORIES}). Leave it out with data.exclude, or name it as data.id."
             )
-        columns.append(Column(name, categories, len(categories)))
+        columns.append(Column(name, categories, len(categories), "text"))
     return tuple(columns)
 
 
@@ -140,28 +157,50 @@ def encode(table: Table, columns: Sequence[Column], role: str) -> tuple[Stored, 
             if values.dtype == object:
                 raise DataError(
                     f"column '{column.name}' holds numbers in train and texts in {role}, for example '{values[0]}'. "
-                    "Make them equal, or leave the column out of data.inputs."
+                    "Make them equal, or leave the column out with data.exclude."
                 )
             part = values[:, None] if values.ndim == 1 else values
             if part.shape[1] != column.width:
                 widths = f"{part.shape[1]} numbers in {role}, {column.width} in train"
                 raise DataError(f"column '{column.name}' has {widths}. Make them equal.")
-            parts.append(part.astype(np.float32))
+            parts.append(as_numbers(column, part))
+            findings += _rounded(column, values, role)
             continue
         texts = values if values.dtype == object else np.array([_text(value) for value in values], dtype=object)
-        place = {category: index for index, category in enumerate(column.categories)}
-        codes = np.array([place.get(text, -1) for text in texts], dtype=np.int64)
-        parts.append((codes[:, None] == np.arange(column.width)).astype(np.float32))
-        unseen = sorted(set(texts[codes < 0]))
+        part, new = as_categories(column, texts)
+        parts.append(part)
+        unseen = sorted(set(texts[new]))
         if unseen:
             shown = ", ".join(f"'{text}'" for text in unseen[:5])
             text = (
-                f"{role}: {int((codes < 0).sum())} rows have a value in column '{column.name}' that train does not "
+                f"{role}: {int(new.sum())} rows have a value in column '{column.name}' that train does not "
                 f"have ({shown}); its columns are all zero there."
             )
-            findings.append(Finding("warning", "unseen-category", text, int((codes < 0).sum())))
+            findings.append(Finding("warning", "unseen-category", text, int(new.sum())))
     stored, _ = stored_array(np.concatenate(parts, axis=1))
     return stored, tuple(findings)
+
+
+def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
+    """Say where 32-bit floats do not hold what a column holds."""
+    findings = []
+    if role == "train" and not column.as_it_was:
+        scaled = f" and divided by {column.scale:g}" if column.scale != 1 else ""
+        text = (
+            f"column '{column.name}': its numbers are so close together for their size that 32-bit floats could "
+            f"not tell them apart, so models see them minus {column.offset:.17g}{scaled}. A torch teacher that was "
+            f"trained on the numbers themselves cannot use that: leave it out with data.exclude: [{column.name}]."
+        )
+        findings.append(Finding("warning", "moved-column", text, len(values)))
+    lost = 0 if column.width > 1 else merged(column, values)
+    if lost:
+        text = (
+            f"{role}: column '{column.name}' holds {len(np.unique(values)):,} different numbers, {lost:,} of "
+            "which 32-bit floats cannot tell from their neighbours: models see them as equal. If it is an id, leave it "
+            f"out with data.exclude: [{column.name}]."
+        )
+        findings.append(Finding("warning", "merged-numbers", text, lost))
+    return findings
 
 
 def from_arrow(table: Any, source: str) -> dict[str, Array]:
@@ -197,11 +236,15 @@ def _from_arrow_column(column: Any) -> Array:
         column = column.cast(column.type.value_type)
     kind = column.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        # Nulls of whole numbers need a float to be seen as missing.
-        whole = types.is_integer(kind) or types.is_boolean(kind)
-        return np.asarray((column.cast("float64") if column.null_count and whole else column).to_numpy())
+        if column.null_count and not types.is_floating(kind):
+            # Nulls need a float to be seen as missing, but floats do not hold every whole number.
+            try:
+                return np.asarray(column.cast("float64").to_numpy())
+            except arrow.ArrowInvalid:
+                return np.array(column.to_pylist(), dtype=object)
+        return np.asarray(column.to_numpy())
     if types.is_decimal(kind):
-        return np.asarray(column.cast("float64").to_numpy())
+        return _from_decimals(column)
     values = column.to_pylist()
     nested = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if nested or hasattr(kind, "storage_type"):
@@ -211,6 +254,18 @@ def _from_arrow_column(column: Any) -> Array:
             pass
     found = np.empty(len(values), dtype=object)
     found[:] = values
+    return found
+
+
+def _from_decimals(column: Any) -> Array:
+    """Return decimals as floats, or as whole numbers where all are, or as they are where floats would merge them."""
+    values = column.to_pylist()
+    known = {value for value in values if value is not None}
+    whole = all(value == int(value) for value in known)
+    if not whole and len({float(value) for value in known}) == len(known):
+        return np.array([np.nan if value is None else float(value) for value in values])
+    found = np.empty(len(values), dtype=object)
+    found[:] = [int(value) if whole and value is not None else value for value in values]
     return found
 
 
@@ -229,29 +284,65 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise DataError(f"{path} cannot be read as npz: {error}. Arrays of objects are not read.") from error
 
 
-def _table_column(column: Array, name: str, source: str) -> Array:
-    if column.dtype.kind in "biuf":
-        return column.astype(np.float64).reshape(len(column), -1) if column.ndim > 1 else column.astype(np.float64)
-    if column.dtype.kind == "U":
-        column = column.astype(object)
-    if column.ndim == 1 and all(value is None or isinstance(value, str) for value in column):
-        if len(column) and all(value is None or value == "" for value in column):
-            raise DataError(f"{source}: column '{name}' is empty. Leave it out of data.inputs.")
-        return column
-    example = next((value for value in column if value is not None), None)
+def _table_column(column: Array, name: str, source: str) -> tuple[Array, Array]:
+    """Return numbers as they are, or texts, and the rows (n,) without a value; these hold 0 or None."""
+    masked = _any_of_row(np.ma.getmaskarray(column)) if isinstance(column, np.ma.MaskedArray) else None
+    column = np.asarray(column)
+    if column.dtype.kind in "SU":
+        column = _texts(column, name, source)
+    if column.dtype == object and column.ndim == 1:
+        column, missing = _from_objects(column, name, source)
+    elif column.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            missing = _any_of_row(~np.isfinite(column.astype(np.float32)))
+        column = column.astype(np.float64)
+    elif column.dtype.kind in "biu":
+        missing = np.zeros(len(column), dtype=bool)
+    else:
+        raise DataError(
+            f"{source}: column '{name}' holds {column.dtype} values, expected numbers or texts. "
+            "Leave it out with data.exclude, or convert it."
+        )
+    if masked is not None:
+        missing = missing | masked
+    if len(column) and missing.all():
+        raise DataError(f"{source}: column '{name}' is empty. Leave it out with data.exclude.")
+    return column.reshape(len(column), -1) if column.ndim > 1 else column, missing
+
+
+def _from_objects(column: Array, name: str, source: str) -> tuple[Array, Array]:
+    """Return texts, or whole numbers and booleans that have gaps, and the rows without a value."""
+    missing = np.array([value is None or (isinstance(value, str) and not value) for value in column], dtype=bool)
+    held = column[~missing]
+    if all(isinstance(value, str) for value in held):
+        return column, missing
+    if all(isinstance(value, int) for value in held):
+        try:
+            filled = np.array([0 if gap else int(value) for value, gap in zip(column, missing, strict=True)])
+            if filled.dtype.kind in "iu":
+                return filled, missing
+        except OverflowError:
+            pass
+    kinds = sorted({type(value).__name__ for value in held})
+    kind = "whole numbers beyond 64 bits" if kinds == ["int"] else f"{' and '.join(kinds[:3])} values"
     raise DataError(
-        f"{source}: column '{name}' holds {type(example).__name__} values, expected numbers or texts. "
-        "Leave it out of data.inputs or convert it."
+        f"{source}: column '{name}' holds {kind}, expected numbers or texts; for example {str(held[0])[:40]!r}. "
+        "Leave it out with data.exclude, or convert it."
     )
 
 
-def _empty(column: Array) -> Array:
-    if column.dtype == object:
-        return np.array([value is None or value == "" for value in column], dtype=bool)
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(column.astype(np.float32))
-    return np.asarray(~(finite if column.ndim == 1 else finite.all(axis=1)))
+def _texts(column: Array, name: str, source: str) -> Array:
+    if column.dtype.kind == "S":
+        try:
+            column = np.char.decode(column, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: column '{name}' holds bytes that are not UTF-8 ({error}).") from error
+    return column.astype(object)
 
 
-def _text(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)
+def _any_of_row(flags: Array) -> Array:
+    return np.asarray(flags if flags.ndim == 1 else flags.reshape(len(flags), -1).any(axis=1))
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)

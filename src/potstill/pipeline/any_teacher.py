@@ -20,6 +20,7 @@ from potstill.models.load import output_tensor
 from potstill.recipe import schema
 from potstill.teachers.answers import Array, likely, order_of, settle
 from potstill.teachers.files import open_file
+from potstill.teachers.files.columns import on_table
 from potstill.teachers.foreign import ForeignTeacher, Opened, ReadAs, Reading, Wanted, raw_answers, teacher_of
 from potstill.teachers.voting import VotingTeacher
 
@@ -84,7 +85,7 @@ def foreign_maker(
         num_outputs=data.num_outputs if classes is None else len(names),
         columns=data.columns,
     )
-    opened = _opened(section, wanted, place, path=path, id_column=id_column)
+    opened = on_table(_opened(section, wanted, place, path=path, id_column=id_column), data.columns)
     if opened.lookup is not None:
         if section.preprocess != schema.Preprocess():
             raise TeacherError(f"{place}.preprocess: recorded answers are looked up by id and see no inputs. Drop it.")

@@ -282,6 +282,7 @@ def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
         args=section.args,
         task=recipe.task,
         inputs=section.inputs,
+        exclude=section.exclude,
         target=section.target,
         id_column=section.id,
         classes=section.classes,

@@ -47,6 +47,7 @@ class DataSection(Section):
     test: str | None = Field(None, description="as train; made from train when absent")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a data function")
     inputs: list[str] | None = Field(None, description="input columns; all but target and id when absent")
+    exclude: list[str] | None = Field(None, description="columns that are no inputs; instead of inputs")
     target: str = Field("label", description="target column")
     id: str | None = Field(None, description="column with a stable id; the row number when absent")
     classes: list[str] | None = Field(None, description="class names in the teacher's order")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from potstill.core import fingerprint
 from potstill.core.errors import TeacherError
 from potstill.core.signals import Batch
-from potstill.data.samples import Column, Task
+from potstill.data.columns import Column
+from potstill.data.samples import Task
 from potstill.models.load import output_signals, output_tensor
 from potstill.teachers.answers import Answers, Array, as_logits, label_numbers
 

@@ -6,15 +6,16 @@ Shape legend: b samples, f numbers of a sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import TeacherError, did_you_mean
 from potstill.core.optional import require
-from potstill.data.samples import Column
+from potstill.data.columns import Column, as_they_were
 from potstill.teachers.answers import Array
+from potstill.teachers.foreign import Ask, Opened
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,25 @@ class Chosen:
                 texts[~part.any(1)] = None
                 held[column.name] = texts
         return pandas.DataFrame({name: held[name] for name in self.names})
+
+
+@dataclass(frozen=True)
+class OnTable:
+    """Asks about the numbers of the table itself, where samples hold them minus an offset."""
+
+    ask: Ask
+    columns: tuple[Column, ...]
+
+    def __call__(self, inputs: Array) -> Any:
+        """Return the model's answers for samples (b, f)."""
+        return self.ask(as_they_were(self.columns, inputs))
+
+
+def on_table(opened: Opened, columns: tuple[Column, ...]) -> Opened:
+    """Return a model that is asked with arrays so that it sees the table's numbers as they were."""
+    if opened.ask is None or all(column.as_it_was for column in columns):
+        return opened
+    return replace(opened, ask=OnTable(opened.ask, columns))
 
 
 def chosen_columns(names: Sequence[str], columns: Sequence[Column], *, place: str, what: str) -> Chosen | None:
