@@ -51,8 +51,10 @@ def _print(planned: Mapping[str, Any]) -> None:
     counts = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if split in data)
     shape = " x ".join(map(str, data.get("shape", ())))
     show.echo(f"data: {counts} samples" + (f" of shape {shape}" if shape else ""))
+    warnings = planned.get("warnings", ())
     for finding in data.get("findings", ()):
-        show.echo(f"  {finding['level']}: {finding['message']}")
+        if finding["message"] not in warnings:  # these come last, where they are seen
+            show.echo(f"  {finding['level']}: {finding['message']}")
     show.echo()
     rows = [
         [
@@ -84,7 +86,7 @@ def _print(planned: Mapping[str, Any]) -> None:
         show.echo(f"store: {show.megabytes(store['bytes'])} MB for {views} of each sample, in {store['path']}")
     if planned.get("disk_free") is not None:
         show.echo(f"disk: {planned['disk_free'] / 1e9:,.1f} GB free")
-    for warning in planned.get("warnings", ()):
+    for warning in warnings:
         show.echo(f"warning: {warning}")
 
 

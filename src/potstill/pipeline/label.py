@@ -31,6 +31,7 @@ from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.teaching import finished_teacher, record, teacher_at_hand
+from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
 from potstill.store.codecs import Codec, Full, LowRank, ThresholdSampling, TopK
@@ -113,6 +114,7 @@ def label(
     folder, key = RunFolder(out), keys(job)
     store = stages.store_place(job, key, out)
     if part is not None:
+        tell(warnings_of(job))
         with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
             finished = stages.record_teacher(job, teacher, store, part) is not None
             teacher.verify_unchanged()
@@ -123,6 +125,8 @@ def label(
         _record(job, runner, key=key)
         return Labelled(out, store, finished=True)
     with folder.locked():
+        begin_telling(out)
+        tell(warnings_of(job), folder=out)
         begin(job, folder, command)
         _record(job, runner, key=key)
     return Labelled(out, store, finished=True)

@@ -28,6 +28,7 @@ from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys, keys, stage_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
+from potstill.pipeline.warnings import warnings_of
 from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
@@ -106,7 +107,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
             "Free some space, choose another folder with --out, or record fewer views (store.views)."
         )
     # Without a teacher the test split is read at about the student's rate, which is not worth measuring.
-    teacher_rate, warnings = _try_teacher(job, teacher) if teacher is not None else (float("inf"), [])
+    teacher_rate, of_teacher = _try_teacher(job, teacher) if teacher is not None else (float("inf"), [])
     return Plan(
         folder=out,
         stages=tuple(_stages(job, folder, key, store, student, teacher, teacher_rate)),
@@ -117,7 +118,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         store=store,
         data=describe_data(job.data),
         disk_free=free,
-        warnings=(*warnings, *stages.sampling_warnings(job)),
+        warnings=(*warnings_of(job), *of_teacher),
     )
 
 

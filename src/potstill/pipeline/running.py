@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill import report
-from potstill.core.errors import PotstillWarning
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
@@ -26,6 +24,7 @@ from potstill.pipeline.keys import keys, stage_folder, stage_name, student_runs
 from potstill.pipeline.processes import start
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.teaching import finished_teacher, recorded
+from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump
@@ -46,6 +45,12 @@ class Run:
     def evaluation(self) -> EvaluationResult:
         """The numbers and the verdict."""
         return EvaluationResult.from_json(read_json(self.folder / "evaluation.json"))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was warned of at its start and while it went on; none in a folder of an older version."""
+        file = self.folder / FILE
+        return tuple(read_json(file)) if file.is_file() else ()
 
     @property
     def exported(self) -> dict[str, Path]:
@@ -85,6 +90,7 @@ class Run:
             "models": evaluation["models"],
             "differences": evaluation["differences"],
             "verdict": evaluation["verdict"],
+            "warnings": list(self.warnings),
             "exported": read_json(self.folder / "export" / "parity.json")["files"],
             "files": {"report": str(self.report), **{name: str(path) for name, path in self.exported.items()}},
             "seconds": read_json(self.folder / "run.json")["seconds"],
@@ -116,21 +122,20 @@ def run(
     out, base = Path(out).absolute(), Path(base).absolute()
     job = features.job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
-    for text in stages.sampling_warnings(job):
-        warnings.warn(text, PotstillWarning, stacklevel=2)
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
         _stages(_with_features(job, recipe, folder, accelerator, given), folder, accelerator)
         return Run(out)
     with folder.locked():
+        begin_telling(out)
+        tell(warnings_of(job), folder=out)
         job = _with_features(job, recipe, folder, accelerator, given)
         begin(job, folder, command)
         _stages(job, folder, accelerator)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
-        for text in (*exporting.refusals(out, optional=True), *exporting.remarks(out)):
-            warnings.warn(text, PotstillWarning, stacklevel=2)
+        tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
         write_documents(out)
     return Run(out)
 

@@ -40,6 +40,7 @@ class RunFiles:
     evaluation: EvaluationResult | None
     trained: tuple[Trained, ...]
     exported: tuple[Record, ...]
+    warnings: tuple[str, ...] | None  # what the run warned of; None in a folder that does not say
     samples: np.ndarray[Any, Any] | None  # (n, h, w, c) uint8 or (n, ...) float, in the order of the disagreements
 
     @property
@@ -72,6 +73,7 @@ def read_run(folder: Path) -> RunFiles:
     recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
     evaluation = _json(folder / "evaluation.json")
     parity = _json(folder / "export" / "parity.json") or {}
+    warnings = _json(folder / "warnings.json")
     return RunFiles(
         folder=folder,
         run=_json(folder / "run.json") or {},
@@ -81,6 +83,7 @@ def read_run(folder: Path) -> RunFiles:
         evaluation=None if evaluation is None else EvaluationResult.from_json(evaluation),
         trained=tuple(_all_trained(folder)),
         exported=tuple(parity.get("files", ())),
+        warnings=None if warnings is None else tuple(map(str, warnings)),
         samples=_samples(folder / "disagreements.npz"),
     )
 

@@ -109,6 +109,7 @@ def content(files: RunFiles) -> dict[str, Any]:
         "data": data_summary(files),
         "splits": split_rows(files),
         "findings": finding_rows(files),
+        "warnings": [typeset(text) for text in files.warnings or ()],
         "stages": stage_rows(files),
         "facts": facts(files),
         "command": str(files.run.get("command") or ""),

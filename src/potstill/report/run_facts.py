@@ -118,10 +118,11 @@ def data_summary(files: RunFiles) -> str:
 
 
 def finding_rows(files: RunFiles) -> list[FindingRow]:
-    """Return the remarks of the data check, warnings first."""
+    """Return the remarks of the data check, warnings first; those that the run warned of are not said again."""
     findings = (files.data or {}).get("findings") or ()
     found = [FindingRow(str(one.get("level", "info")), str(one.get("message", ""))) for one in findings]
-    return sorted(found, key=lambda finding: finding.level != "warning")
+    rest = [finding for finding in found if finding.message not in (files.warnings or ())]
+    return sorted(rest, key=lambda finding: finding.level != "warning")
 
 
 def stage_rows(files: RunFiles) -> list[StageRow]:
