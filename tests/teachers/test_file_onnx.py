@@ -147,6 +147,20 @@ def test_weights_in_a_file_beside_it_count_and_are_hashed(tmp_path):
     assert opened(tmp_path / "m.onnx").digest != found.digest
 
 
+@pytest.mark.parametrize("place", ["../elsewhere.bin", "link.bin"])
+def test_weights_outside_the_folder_of_the_file_are_refused(tmp_path, place):
+    (tmp_path / "model").mkdir()
+    path = weights_beside(tmp_path / "model" / "m.onnx")
+    (path.parent / "weights.bin").rename(tmp_path / "elsewhere.bin")
+    (path.parent / "link.bin").symlink_to(tmp_path / "elsewhere.bin")
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = place
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UsageError, match=f"'{place}', which is outside the file's folder"):
+        opened(path)
+
+
 def test_pixels_are_given_in_the_type_the_file_takes(tmp_path):
     path = save_onnx(
         tmp_path / "m.onnx",

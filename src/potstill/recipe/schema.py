@@ -153,7 +153,8 @@ class AnyModel(Model):
         default_factory=dict, description="keyword arguments for the model function, or options of the kind of file"
     )
     allow_pickle: bool = Field(
-        False, description="read torch files, with weights_only=True; joblib and pickle files, which can run code"
+        False,
+        description="read torch files, with weights_only=True; joblib, pickle and torch programs that can run code",
     )
     file: str | None = Field(None, description="a trained model of any framework, or its recorded answers")
     answers: Answers | None = Field(

@@ -62,7 +62,8 @@ def open_file(
     if suffix in (".pt", ".pth", ".ts", ".pt2"):
         from potstill.teachers.files.torch_files import open_program, open_script
 
-        return (open_program if suffix == ".pt2" else open_script)(path, wanted, args, place=place)
+        opening = open_program if suffix == ".pt2" else open_script
+        return opening(path, wanted, args, place=place, allow_pickle=allow_pickle)
     if suffix == ".skops" or suffix in _PICKLES:
         from potstill.teachers.files.estimators import open_estimator
 

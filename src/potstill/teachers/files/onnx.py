@@ -48,6 +48,7 @@ def open_onnx(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str
     options = options_of(args, OPTIONS, place=place, kind="an ONNX file")
     what = path.name
     model = _read(path)
+    _check_places(path, model)
     session = _Sessions(path).of(1)
     outputs = {one.name: one for one in session.get_outputs()}
     main = _main_output(list(outputs), options.get("output"), place=place, what=what)
@@ -75,6 +76,19 @@ def open_onnx(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str
         classes=classes,
         outputs=further,
     )
+
+
+def _check_places(path: Path, model: Any) -> None:
+    """Refuse a file that takes weights from anywhere but its own folder: it could read any file of this machine."""
+    helper = require("onnx.external_data_helper", feature=_FEATURE, extra="export")
+    home = path.resolve().parent
+    for tensor in helper._get_all_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and not (path.parent / entry.value).resolve().is_relative_to(home):
+                raise UsageError(
+                    f"{path} was refused: its weights '{tensor.name}' are to be read from '{entry.value}', which is "
+                    "outside the file's folder. Put the weights beside the file, or save it with its weights inside."
+                )
 
 
 def files_of(path: Path, model: Any) -> list[Path]:

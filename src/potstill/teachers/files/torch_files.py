@@ -18,6 +18,7 @@ from potstill.core import fingerprint
 from potstill.core.errors import TeacherError, UsageError
 from potstill.models.load import output_tensor
 from potstill.teachers.files.inputs import options_of
+from potstill.teachers.files.torch_archive import check_script, plain_program
 from potstill.teachers.foreign import Opened, Wanted
 
 
@@ -30,11 +31,13 @@ def is_script(path: Path) -> bool:
     return any("/code/" in name for name in names) and any(name.endswith("constants.pkl") for name in names)
 
 
-def open_script(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str) -> Opened:
+def open_script(
+    path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str, allow_pickle: bool = False
+) -> Opened:
     """Open a TorchScript file (``torch.jit.save``) as a teacher.
 
     Raises:
-        UsageError: the file holds weights only, or cannot be read.
+        UsageError: the file holds weights only, its code reads or writes files, or it cannot be read.
 
     """
     options_of(args, (), place=place, kind="a TorchScript file")
@@ -44,6 +47,8 @@ def open_script(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: s
             f"{place}.model and {place}.weights. A whole model is saved with torch.export.save (.pt2), "
             "torch.onnx.export or torch.jit.save."
         )
+    if not allow_pickle:
+        check_script(path)
     try:
         with warnings.catch_warnings():
             # torch would like to see torch.export files instead; a user with such a file cannot act on that.
@@ -54,17 +59,20 @@ def open_script(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: s
     return _opened(path, TorchFile(module, path.name), wanted)
 
 
-def open_program(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str) -> Opened:
-    """Open a ``torch.export`` file as a teacher.
+def open_program(
+    path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str, allow_pickle: bool = False
+) -> Opened:
+    """Open a ``torch.export`` file as a teacher; without ``allow_pickle`` nothing in it can run but its operators.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or could run code.
         TeacherError: it takes samples of another shape, or several inputs.
 
     """
     options_of(args, (), place=place, kind="a torch.export file")
+    source = str(path) if allow_pickle else plain_program(path)
     try:
-        program = torch.export.load(str(path))
+        program = torch.export.load(source)
     except Exception as error:
         raise UsageError(f"{path} is not a readable torch.export file: {' '.join(str(error).split())[:300]}") from error
     fakes = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import runpy
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -56,6 +57,9 @@ def _keras_file(path: Path, code: str | None, unsafe: bool) -> tuple[dict[str, A
     if code:
         runpy.run_path(code)
     try:
+        if path.suffix == ".h5" and not unsafe and re.search(rb'"class_name":\s*"Lambda"', path.read_bytes()):
+            # Keras before 3.11.3 does not heed safe_mode in files of this kind.
+            raise ValueError("safe_mode")
         model = keras.models.load_model(path, compile=False, safe_mode=not unsafe)
     except (TypeError, ValueError) as error:
         raise _explained(error) from error
