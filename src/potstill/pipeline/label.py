@@ -116,7 +116,9 @@ def label(
     if part is not None:
         tell(warnings_of(job))
         with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
-            finished = stages.record_teacher(job, teacher, store, part) is not None
+            # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
+            spare = part[1] <= (job.recipe.store.shards or 0)
+            finished = stages.record_teacher(job, teacher, store, part, spare=spare) is not None
             teacher.verify_unchanged()
         return Labelled(out, store, finished and (out / "label.html").is_file())
     accelerator = start(job.device.type)

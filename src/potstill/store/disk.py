@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,33 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse to write into a folder of a store that is a symbolic link: it may lead out of the store.
+
+    Raises:
+        PotstillError: it is one.
+
+    """
+    if folder.is_symlink():
+        raise PotstillError(
+            f"{folder} is a symbolic link to {folder.resolve()}, and nothing is written through a link. Put the folder "
+            "itself there, or choose another store.path."
+        )
+
+
+def make_own(path: Path) -> None:
+    """Make sure that writing into a file changes this file alone.
+
+    A symbolic link is removed, what it pointed to stays as it is; a file that has other names (merged stores share
+    theirs with the parts) is copied.
+    """
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_file() and path.stat().st_nlink > 1:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def truncate(path: Path, size: int) -> None:

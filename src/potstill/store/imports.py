@@ -184,6 +184,12 @@ def import_arrays(
             f"{file}: array '{name}' has shape {values.shape} and dtype {values.dtype}, 'ids' shape {ids.shape} and "
             f"dtype {ids.dtype}. Expected numbers (n, ...) and integers (n,)."
         )
+    if ids.dtype == np.uint64 and len(ids) and int(ids.max()) >= 2**63:
+        raise DataError(
+            f"{file}: array 'ids' holds {int(ids.max())} in row {int(ids.argmax())}, and ids are integers of 64 bits "
+            "with sign, below 2**63. Shift or hash them anew, for example ids >> 1 if these stay different."
+        )
+    ids = ids.astype(np.int64)
     manifest = describe(
         ids=ids,
         data=_sha256(file) if data is None else data,
@@ -195,7 +201,7 @@ def import_arrays(
     def answer(batch: Batch) -> dict[str, Tensor]:
         return {signal: torch.from_numpy(values[batch.inputs.long().numpy()].astype(np.float32))}
 
-    return record(answer, _batches(np.asarray(ids), 1024), into, manifest, ids, description="importing")
+    return record(answer, _batches(ids, 1024), into, manifest, ids, description="importing")
 
 
 def _imported(file: Path) -> dict[str, Any]:
@@ -290,8 +296,8 @@ def _open_lines(file: Path) -> _Rows:
 def _parsed(file: Path, row: int, line: bytes) -> Row:
     try:
         value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{file}, row {row}: no JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}, row {row}: no JSON that can be read ({error}).") from error
     if not isinstance(value, dict):
         raise DataError(f"{file}, row {row}: expected a JSON object, not {type(value).__name__}.")
     return value
@@ -340,9 +346,11 @@ def _scan(rows: _Rows, columns: Columns, num_classes: int, *, probabilities: boo
                 kinds |= {sequence} if items or sequence else set()
                 most = max([most, *map(len, items)])
                 if columns.ids is not None:
-                    if not isinstance(row.get(columns.ids), int):
-                        raise _bad(rows, place, columns.ids, f"holds {row.get(columns.ids)!r}, expected an integer")
-                    ids[place] = row[columns.ids]
+                    number = row.get(columns.ids)
+                    if not isinstance(number, int) or isinstance(number, bool) or not -(2**63) <= number < 2**63:
+                        shown = f"{number!r:.60}"
+                        raise _bad(rows, place, columns.ids, f"holds {shown}, expected an integer of 64 bits with sign")
+                    ids[place] = number
             advance(len(found))
     if len(kinds) > 1:
         raise DataError(

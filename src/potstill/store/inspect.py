@@ -156,7 +156,7 @@ def _shard_damage(folder: Path, manifest: Manifest, shard: int, *, finished: boo
     if finished and not whole:
         missing = len(manifest.shard_blocks(shard)) - len(journal)
         found.append(
-            f"{missing} blocks are not in {place / layout.JOURNAL}"
+            f"{missing} blocks of this store are not in {place / layout.JOURNAL}"
             if missing
             else f"the last line is missing from {place / layout.JOURNAL}"
         )

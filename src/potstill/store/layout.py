@@ -75,6 +75,7 @@ def journal_line(manifest: Manifest, number: int, block: Block) -> str:
     """Return the journal's line for a finished block."""
     value = {
         "block": number,
+        **_bound(manifest),
         "rows": list(manifest.block_rows(number)),
         "ends": dict(block.ends),
         "sha256": dict(block.sha256),
@@ -85,13 +86,17 @@ def journal_line(manifest: Manifest, number: int, block: Block) -> str:
 def finished_line(manifest: Manifest, shard: int) -> str:
     """Return the journal's last line: the shard is whole."""
     blocks = manifest.shard_blocks(shard)
-    return json.dumps({"finished": [blocks.start, blocks.stop]}) + "\n"
+    return json.dumps({"finished": [blocks.start, blocks.stop], **_bound(manifest)}) + "\n"
+
+
+def _bound(manifest: Manifest) -> dict[str, str]:
+    return {"store": manifest.binding} if manifest.bound else {}
 
 
 def read_journal(folder: Path, manifest: Manifest, shard: int) -> tuple[Journal, bool]:
     """Return the blocks that a shard's journal claims, and whether it says that the shard is finished.
 
-    Lines that are torn or make no sense are passed over; of two lines for a block the later counts.
+    Lines that are torn, make no sense or belong to another store are passed over; of two for a block the later counts.
     """
     path = shard_folder(folder, shard) / JOURNAL
     files = {column.file for column in columns(manifest)}
@@ -106,6 +111,7 @@ def read_journal(folder: Path, manifest: Manifest, shard: int) -> tuple[Journal,
             value = json.loads(line)
             number, ends, sums = int(value["block"]), value["ends"], value["sha256"]
             fits = number in blocks and value["rows"] == list(manifest.block_rows(number))
+            fits = fits and (not manifest.bound or value.get("store") == manifest.binding)
             if fits and ends.keys() == sums.keys() == files:
                 claimed[number] = Block(
                     {file: int(ends[file]) for file in ends}, {file: str(sums[file]) for file in sums}

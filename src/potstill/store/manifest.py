@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -126,6 +127,7 @@ class Manifest:
         sampling_seed: seed of codecs that sample, None where none does.
         rows_per_block: how many rows share a checksum.
         blocks_per_shard: how many blocks share a folder and a writer.
+        bound: whether the journals name what they belong to, see `binding`; stores of before do not.
         potstill: version that recorded it; told, never compared.
 
     """
@@ -142,6 +144,7 @@ class Manifest:
     sampling_seed: int | None
     rows_per_block: int
     blocks_per_shard: int
+    bound: bool = True
     potstill: str = ""
 
     @property
@@ -173,9 +176,16 @@ class Manifest:
     def fingerprint(self) -> str:
         """The sha256 of everything but the layout of blocks and the potstill version."""
         value = to_json(self)
-        for key in ("potstill", "rows_per_block", "blocks_per_shard", "checksum"):
-            del value[key]
+        for key in ("potstill", "rows_per_block", "blocks_per_shard", "bound", "checksum"):
+            value.pop(key, None)
         return fingerprint.of_json(value)
+
+    @cached_property
+    def binding(self) -> str:
+        """What every line of a journal repeats: a shard of another teacher, data or codec is no shard of this store."""
+        signals = {name: [list(spec.shape), spec.per, spec.codec.to_json()] for name, spec in self.signals.items()}
+        value = [self.ids, self.data, dict(self.teacher), dict(self.augmentation), self.sampling_seed, signals]
+        return fingerprint.of_json(value)[:16]
 
     def block_rows(self, block: int) -> tuple[int, int]:
         """Return the first row of ``block`` and the row after its last."""
@@ -344,6 +354,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "views": manifest.views,
         "rows_per_block": manifest.rows_per_block,
         "blocks_per_shard": manifest.blocks_per_shard,
+        **({"bound": True} if manifest.bound else {}),
         "ids": manifest.ids,
         "ids_order": manifest.ids_order,
         "first_id": manifest.first_id,
@@ -384,6 +395,7 @@ def from_json(value: Any, path: Path) -> Manifest:
             sampling_seed=None if value["sampling_seed"] is None else int(value["sampling_seed"]),
             rows_per_block=int(value["rows_per_block"]),
             blocks_per_shard=int(value["blocks_per_shard"]),
+            bound=value.get("bound") is True,
             potstill=str(value.get("potstill", "")),
         )
         whole = value == to_json(manifest)

@@ -15,7 +15,7 @@ from potstill.core.progress import progress
 from potstill.store import disk, layout
 from potstill.store.keys import keys_problem
 from potstill.store.manifest import Manifest, differences, to_json
-from potstill.store.reader import damage
+from potstill.store.reader import damage, refuse_wrong_files
 
 # Where links are not possible: another file system, one without links, one that limits them, or no permission.
 _NO_LINK = (errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.EPERM, errno.ENOSYS)
@@ -125,13 +125,11 @@ def _part(folder: Path, *, whole: bool) -> _Part:
         journal, finished = layout.read_journal(folder, manifest, shard)
         if not finished:
             continue
-        wrong = layout.wrong_files(folder, manifest, shard, journal)
-        place = layout.shard_folder(folder, shard)
-        if not wrong:
-            journals[shard] = (place / layout.JOURNAL).read_bytes()
-        elif whole:
-            what = f"{place.relative_to(folder) / wrong[0]} is missing, changed or has the wrong size"
-            raise damage(folder, manifest, [], what)
+        if whole:
+            refuse_wrong_files(folder, manifest, shard, journal)
+        elif layout.wrong_files(folder, manifest, shard, journal):
+            continue
+        journals[shard] = (layout.shard_folder(folder, shard) / layout.JOURNAL).read_bytes()
     return _Part(folder, manifest, journals)
 
 
@@ -157,6 +155,7 @@ def identity(manifest: Manifest) -> dict[str, object]:
 def _begin(into: Path, known: Sequence[_Part]) -> _Part:
     """Give the folder its manifest and what lies beside the shards; return what it holds."""
     manifest = known[0].manifest
+    disk.refuse_link(into / layout.SHARDS)
     disk.remove_left_overs(into)
     if not (into / layout.MANIFEST).is_file() and not (into / layout.UNFINISHED).is_file():
         for journal in (into / layout.SHARDS).glob(f"*/{layout.JOURNAL}"):
@@ -200,6 +199,7 @@ def _sources(known: Sequence[_Part], present: _Part) -> tuple[dict[int, _Part], 
 def _take(part: _Part, into: Path, shard: int, *, verify: bool) -> None:
     manifest = part.manifest
     place = layout.shard_folder(into, shard)
+    disk.refuse_link(place)
     place.mkdir(exist_ok=True)
     with disk.only_writer(place):
         if verify:

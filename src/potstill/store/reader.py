@@ -44,6 +44,7 @@ class _State:
     unchecked: np.ndarray[Any, np.dtype[np.bool_]]
     left: int
     keys_checked: bool = False
+    ids_checked: bool = False
     shards: dict[int, _Shard] = field(default_factory=dict)
     memory: dict[str, Array | None] = field(default_factory=dict)
     fetch: Callable[[int], None] | None = None
@@ -70,7 +71,15 @@ class Store:
 
     @property
     def ids(self) -> Integers:
-        """(n,) int64 sample ids in row order, read as they are used."""
+        """(n,) int64 sample ids in row order, compared with their checksum first.
+
+        Raises:
+            PotstillError: the file of ids is damaged.
+
+        """
+        if not self._state.ids_checked:
+            self._check_keys(keys_problem(self.folder, self.manifest))
+            self._state.ids_checked = True
         return read_ids(self.folder, self.manifest)
 
     @property
@@ -97,7 +106,8 @@ class Store:
 
         """
         if not self._state.keys_checked:
-            self._check_keys()
+            # Ids that count up are not looked at to find a row.
+            self._check_keys(None if self.manifest.first_id is not None else keys_problem(self.folder, self.manifest))
         rows = self._keys.rows(ids.numpy(), views.numpy())
         if self._state.left:
             blocks = rows // self.manifest.rows_per_block
@@ -186,16 +196,13 @@ class Store:
             PotstillError: naming the damaged blocks or files.
 
         """
-        self._check_keys()
+        self._check_keys(keys_problem(self.folder, self.manifest))
         self._heads.clear()
         for name, spec in self.manifest.signals.items():
             if spec.head is not None:
                 self._head(name, spec.file, spec.head)
         for shard in range(self.manifest.num_shards):
-            wrong = layout.wrong_files(self.folder, self.manifest, shard, self._shard(shard).journal)
-            if wrong:
-                place = layout.shard_folder(self.folder, shard).relative_to(self.folder) / wrong[0]
-                raise damage(self.folder, self.manifest, [], f"{place} is missing, changed or has the wrong size")
+            refuse_wrong_files(self.folder, self.manifest, shard, self._shard(shard).journal)
             self._check(np.array(self.manifest.shard_blocks(shard)))
 
     def _head(self, signal: str, file: str, spec: HeadSpec) -> tuple[Tensor, Tensor]:
@@ -206,8 +213,7 @@ class Store:
             self._heads[signal] = torch.from_numpy(head.weight), torch.from_numpy(head.bias)
         return self._heads[signal]
 
-    def _check_keys(self) -> None:
-        wrong = keys_problem(self.folder, self.manifest) if self.manifest.first_id is None else None
+    def _check_keys(self, wrong: str | None) -> None:
         if wrong is not None:
             raise damage(self.folder, self.manifest, [], f"{wrong} is missing or changed")
         self._state.keys_checked = True
@@ -228,8 +234,10 @@ class Store:
             if not finished:
                 missing = len(self.manifest.shard_blocks(number)) - len(journal)
                 place = layout.shard_folder(self.folder, number).relative_to(self.folder)
-                what = f"{missing} blocks are not in" if missing else "the last line is missing from"
+                what = f"{missing} blocks of this store are not in" if missing else "the last line is missing from"
                 raise damage(self.folder, self.manifest, [], f"{what} {place / layout.JOURNAL}")
+            # Every later read takes the sizes of the files for what the journal says.
+            refuse_wrong_files(self.folder, self.manifest, number, journal)
             self._state.shards[number] = _Shard(layout.map_shard(self.folder, self.manifest, number), journal)
         return self._state.shards[number]
 
@@ -354,6 +362,14 @@ def assemble(folder: Path, manifest: Manifest, *, checked: bool, fetch: Callable
     unchecked = np.full(manifest.num_blocks, not checked)
     state = _State(unchecked, int(unchecked.sum()), fetch=fetch)
     return Store(folder, manifest, open_keys(folder, manifest), state)
+
+
+def refuse_wrong_files(folder: Path, manifest: Manifest, shard: int, journal: layout.Journal) -> None:
+    """Raise a `PotstillError` that names a file of a finished shard whose size or head its journal denies, if any."""
+    wrong = layout.wrong_files(folder, manifest, shard, journal)
+    if wrong:
+        place = layout.shard_folder(folder, shard).relative_to(folder) / wrong[0]
+        raise damage(folder, manifest, [], f"{place} is missing, changed or has the wrong size")
 
 
 def damage(folder: Path, manifest: Manifest, found: list[tuple[int, str]], what: str = "") -> PotstillError:

@@ -28,7 +28,7 @@ from potstill.store.heads import heads_problem
 from potstill.store.keys import keys_problem, write_keys
 from potstill.store.manifest import Manifest, from_json, to_json
 from potstill.store.merge import identity, manifest_of, refuse_differences
-from potstill.store.reader import Store, assemble, refuse_changes
+from potstill.store.reader import Store, assemble, refuse_changes, refuse_wrong_files
 from potstill.store.writer import Answer, Array, Batches, record_part, shards_of_part
 
 CACHE = "POTSTILL_CACHE"
@@ -178,7 +178,8 @@ def push(folder: Path, url: str) -> Sent:
 
     Raises:
         TeacherError: there is no store in ``folder``, or the address holds another recording.
-        PotstillError: the address cannot be written, or somebody else recorded one of the shards differently.
+        PotstillError: the address cannot be written, somebody else recorded one of the shards differently, or a file
+            of a shard here has not the size that its journal says.
 
     """
     folder = Path(folder)
@@ -186,7 +187,12 @@ def push(folder: Path, url: str) -> Sent:
     place = _place(url)
     with _errors(url):
         _announce(place, manifest, folder)
-        here = [shard for shard in range(manifest.num_shards) if layout.read_journal(folder, manifest, shard)[1]]
+        here = []
+        for shard in range(manifest.num_shards):
+            journal, finished = layout.read_journal(folder, manifest, shard)
+            if finished:
+                refuse_wrong_files(folder, manifest, shard, journal)
+                here.append(shard)
         sent = []
         with progress("sending", len(here), unit="shards") as advance:
             for shard in here:

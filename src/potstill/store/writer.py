@@ -198,6 +198,7 @@ def _begin(folder: Path, wanted: Manifest, ids: Array) -> Manifest:
     """Bring the folder into a state to continue from; return the manifest in force."""
     final, unfinished = folder / layout.MANIFEST, folder / layout.UNFINISHED
     present = next((path for path in (final, unfinished) if path.is_file()), None)
+    disk.refuse_link(folder / layout.SHARDS)
     disk.remove_left_overs(folder)
     if present is None:
         for journal in (folder / layout.SHARDS).glob(f"*/{layout.JOURNAL}"):
@@ -266,6 +267,7 @@ class _Shard:
         """Cut off what is half-written; return the blocks to record, or None where the shard is whole as it is."""
         blocks = self.manifest.shard_blocks(self.number)
         with disk.errors(self._place):
+            disk.refuse_link(self._place)
             claimed, finished = layout.read_journal(self.folder, self.manifest, self.number)
             # Blocks are written in order, so what is claimed after a gap has no known beginning.
             known = {number: claimed[number] for number in takewhile(claimed.__contains__, blocks)}
@@ -274,6 +276,8 @@ class _Shard:
             if finished and not bad and not layout.wrong_files(self.folder, self.manifest, self.number, known):
                 return None
             disk.remove_left_overs(self._place)
+            for column in layout.columns(self.manifest):
+                disk.make_own(self._place / column.file)
             self._keep(known)
         return [number for number in blocks if number in bad or number not in known]
 
