@@ -183,7 +183,7 @@ def test_floats_outside_the_range_of_pixels_are_remarked():
 def test_regression_targets_of_one_and_of_many_columns():
     x, _ = arrays(50)
     data = load((x, x[:, 0]), task="regression")
-    assert (data.num_outputs, data.classes, data.train.targets.dtype, data.train.targets.ndim) == (1, (), np.float32, 1)
+    assert (data.num_outputs, data.classes, data.train.targets.dtype, data.train.targets.ndim) == (1, (), np.float64, 1)
     assert load((x, x[:, :1]), task="regression").fingerprint == data.fingerprint
     wide = load((x, x[:, :2].astype(np.float64)), task="regression")
     assert (wide.num_outputs, wide.train.targets.shape) == (2, (35, 2))

@@ -127,7 +127,7 @@ def test_int8_is_small_integer_arithmetic_and_still_right(digits: Any, curve: An
 
 def test_preprocessing_stays_in_float32(digits: Any) -> None:
     nodes = onnx.load(digits.int8).graph.node
-    ours = [node for node in nodes if node.name.startswith(room.PREPROCESS)]
+    ours = [node for node in nodes if node.name.startswith(room.EXACT)]
     assert [node.op_type for node in ours].count("MatMul") == 2, "the two resizing matrices"
     quantised = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
     assert not quantised & {name for node in ours for name in node.input}

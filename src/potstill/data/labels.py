@@ -105,7 +105,7 @@ def number(
 
 
 def values_of(labels: Array, role: str) -> Array:
-    """Return regression targets: (n,) or (n, k) float32.
+    """Return regression targets: (n,) or (n, k) float64, so that no difference is lost before they are standardised.
 
     Raises:
         DataError: the labels are not numbers.
@@ -118,8 +118,7 @@ def values_of(labels: Array, role: str) -> Array:
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(labels, dtype=np.float32)
+    return np.ascontiguousarray(labels, dtype=np.float64)
 
 
 def _all_known(found: Mapping[str, tuple[list[str], Ints, bool]], classes: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
+from potstill.core.scale import scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
@@ -38,6 +39,7 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
     base: Path | str = Path(),
+    standardise_targets: bool = True,
 ) -> Data:
     """Read samples, make the splits that were not given, and check everything.
 
@@ -64,6 +66,8 @@ def load(
         test_fraction: share of train for test, when it is made.
         seed: of the splits.
         base: folder that relative paths start from.
+        standardise_targets: whether models are to learn regression targets in standard units of the train split; the
+            targets of the splits stay as they are.
 
     Returns:
         The splits. Text columns of tables are one-hot encoded with the categories of train.
@@ -115,6 +119,7 @@ def load(
         num_outputs=len(names) if task == "classification" else _num_columns(targets),
         findings=findings + remarks,
         columns=columns,
+        scale=scale_of(splits["train"].targets) if task == "regression" and standardise_targets else None,
     )
     return data.with_findings(checks.check(data), checks.label_shift(data))
 

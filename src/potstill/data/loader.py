@@ -21,7 +21,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.signals import Batch
 from potstill.data.augment import AugmentSettings, changes_images, check_augment, is_on, mix, mixes, partner_rows
 from potstill.data.augment import augment as change
-from potstill.data.samples import Ints, Samples
+from potstill.data.samples import Array, Ints, Samples
 
 
 def load_batch(
@@ -52,14 +52,14 @@ def load_batch(
             return inputs
         return change(inputs, samples.ids[chosen], views, settings=augment, seed=seed)
 
-    inputs, targets = changed(rows), torch.from_numpy(samples.targets[rows])
+    inputs, targets = changed(rows), _tensor(samples.targets[rows])
     if augment is not None and mixes(augment):
         partners = partner_rows(ids, views, len(samples), seed=seed)
         inputs, targets = mix(
             inputs,
             targets,
             changed(partners),
-            torch.from_numpy(samples.targets[partners]),
+            _tensor(samples.targets[partners]),
             ids,
             views,
             settings=augment,
@@ -67,6 +67,11 @@ def load_batch(
             num_classes=num_classes,
         )
     return Batch(torch.from_numpy(ids), torch.from_numpy(views.copy()), inputs, targets)
+
+
+def _tensor(targets: Array) -> Tensor:
+    """Return classes as int64, and values as float32."""
+    return torch.from_numpy(targets if targets.dtype.kind != "f" else targets.astype(np.float32))
 
 
 def num_batches(num_samples: int, batch_size: int, *, shuffle: bool = True, drop_last: bool = False) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.core import fingerprint
+from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 
 Array = NDArray[Any]
@@ -78,7 +79,7 @@ class Samples:
 
     Attributes:
         ids: (n,) int64, unique, stable between runs.
-        targets: (n,) int64 classes, or (n,) or (n, k) float32 values for regression.
+        targets: (n,) int64 classes, or (n,) or (n, k) float64 values for regression.
         fetch: row numbers (b,) to inputs (b, ...), uint8 or float32; can be pickled for worker processes.
         fingerprint: sha256 over ids, targets and content.
         names: what each sample is called, for example its file's path, or None.
@@ -130,6 +131,9 @@ class Data:
         label_shift: for ``"validation"`` and ``"test"``, how far the labels are from those of train: total variation
             distance (classification) or Kolmogorov-Smirnov statistic (regression), 0 to 1.
         columns: how the columns of a table became numbers; empty when the source is not a table.
+        scale: the standard units that models learn regression targets in; None for classes, and where they learn the
+            targets as they are.
+        standardised: whether the targets here are in standard units already, see `to_learn`.
 
     """
 
@@ -144,6 +148,8 @@ class Data:
     findings: tuple[Finding, ...] = ()
     label_shift: Mapping[str, float] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    scale: TargetScale | None = None
+    standardised: bool = False
 
     @property
     def splits(self) -> dict[str, Samples]:
@@ -152,7 +158,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """One hash of everything in the data: samples, targets, ids, class order, encoding of tables."""
+        """One hash of everything in the data: samples, targets, ids, class order, encoding of tables, units."""
         return fingerprint.of_json(
             {
                 "splits": {name: samples.fingerprint for name, samples in self.splits.items()},
@@ -164,8 +170,21 @@ class Data:
                     else (column.name, column.categories, column.width, column.offset, column.scale)
                     for column in self.columns
                 ],
+                **({} if self.scale is None else {"scale": self.scale.to_json()}),
             }
         )
+
+    def to_learn(self) -> Data:
+        """Return the data as models learn it: regression targets in standard units."""
+        scale = self.scale
+        if scale is None or self.standardised:
+            return self
+
+        def of(samples: Samples) -> Samples:
+            return replace(samples, targets=scale.standard(samples.targets))
+
+        splits = [of(samples) for samples in (self.train, self.validation, self.test)]
+        return replace(self, train=splits[0], validation=splits[1], test=splits[2], standardised=True)
 
     def with_findings(self, findings: tuple[Finding, ...], label_shift: Mapping[str, float]) -> Data:
         """Return the data with further findings and the label shift noted."""
@@ -219,11 +238,21 @@ def make_samples(
 
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
-    targets = np.ascontiguousarray(targets, dtype=np.float32 if np.asarray(targets).dtype.kind == "f" else np.int64)
+    targets = np.ascontiguousarray(targets, dtype=np.float64 if np.asarray(targets).dtype.kind == "f" else np.int64)
     if digests is None:
         digests = digests_of(fetch, np.arange(len(ids), dtype=np.int64))
-    parts = [fingerprint.of_array(part) for part in (ids, targets, digests)]
+    parts = [fingerprint.of_array(part) for part in (ids, *_hashed(targets), digests)]
     return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests)
+
+
+def _hashed(targets: Array) -> list[Array]:
+    """Return what a split's hash reads of its targets: values as float32, and whole where that rounds them."""
+    if targets.dtype.kind != "f" or not len(targets):
+        return [targets]
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = targets.astype(np.float32)
+        rounded = np.abs(narrow - targets) > 1e-6 * targets.std(axis=0)
+    return [narrow, targets] if rounded.any() else [narrow]
 
 
 def digests_of(fetch: Fetch, rows: Ints, *, chunk: int = 1024) -> Digests:

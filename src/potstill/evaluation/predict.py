@@ -27,7 +27,7 @@ def predict(
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
     label: str = "predict",
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+) -> np.ndarray[Any, Any]:
     """Run a model over every sample of a split, in row order, without augmentation.
 
     The model is put into evaluation mode and on ``device``; afterwards every module has its own mode again and the
@@ -43,7 +43,7 @@ def predict(
         label: what the progress bar says.
 
     Returns:
-        (n, c) float32 logits or values; (n, k) for k regression columns.
+        (n, c) float32 logits or values, float64 of a model that answers in it; (n, k) for k regression columns.
 
     Raises:
         UsageError: an empty split, or outputs that are not one row for each sample.
@@ -74,7 +74,7 @@ def predict(
                         f"The model answered {len(rows)} samples with outputs of shape {tuple(outputs.shape)}; "
                         "expected one row of class scores or values for each sample."
                     )
-                parts.append(outputs.float().cpu().numpy())
+                parts.append((outputs if outputs.dtype == torch.float64 else outputs.float()).cpu().numpy())
                 advance(len(rows))
     finally:
         for module, home in homes:

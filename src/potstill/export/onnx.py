@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path
 from potstill.core.optional import require
+from potstill.core.scale import TargetScale
 from potstill.export.student import Student, Task
 from potstill.models.preprocess import Preprocessor
 
@@ -32,8 +33,8 @@ Array = np.ndarray[Any, Any]
 OPSET = 18
 """The newest operator set that every supported torch writes natively."""
 
-PREPROCESS = "preprocess"
-"""Nodes whose names start with this belong to the preprocessing; int8 leaves them in float32."""
+EXACT = ("preprocess", "restore")
+"""Nodes whose names start with these scale what goes in and what comes out; int8 leaves them as they are."""
 
 _ONE_FILE = 2**31 - 2**20
 
@@ -80,6 +81,7 @@ def export_onnx(
     task: Task,
     classes: Sequence[str] = (),
     recipe_hash: str = "",
+    scale: TargetScale | None = None,
 ) -> Path:
     """Write a model and its preprocessing to one float32 ONNX file.
 
@@ -95,6 +97,7 @@ def export_onnx(
         task: classification or regression.
         classes: class names in output order.
         recipe_hash: of the recipe that made the model.
+        scale: the standard units that the model learned values in; the file answers in the target's.
 
     Raises:
         UsageError: no example inputs, or a model too large for one file.
@@ -109,7 +112,7 @@ def export_onnx(
     if size > _ONE_FILE:
         raise UsageError(f"The model has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB.")
     prepare = _Prepare(copy.deepcopy(preprocess).cpu(), example_inputs.shape[1:])
-    student = Student(copy.deepcopy(model).cpu(), prepare, task=task, classes=classes).eval()
+    student = Student(copy.deepcopy(model).cpu(), prepare, task=task, classes=classes, scale=scale).eval()
     # With one row the exporter would take the batch size for a constant.
     example = example_inputs[:1].cpu().repeat(2, *[1] * (example_inputs.dim() - 1))
     batch = torch.export.Dim("batch", min=1)
@@ -135,7 +138,7 @@ def export_onnx(
     if program is None:
         raise PotstillError(f"{type(model).__name__} could not be exported to ONNX: torch returned nothing.")
     proto: Any = program.model_proto
-    _name_preprocessing(proto)
+    _name_exact(proto)
     wanted = {
         "labels": json.dumps(list(classes), ensure_ascii=False),
         "recipe_hash": recipe_hash,
@@ -149,15 +152,16 @@ def export_onnx(
     return Path(path)
 
 
-def _name_preprocessing(proto: Any) -> None:
-    """Move the exporter's notes on the preprocessing into node names, which survive optimisation, and drop all notes.
+def _name_exact(proto: Any) -> None:
+    """Move the exporter's notes on what scales into node names, which survive optimisation, and drop all notes.
 
     The notes hold stack traces with the paths of the user's own files, and make small models a tenth larger.
     """
     for node in proto.graph.node:
         scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
-        if f"'{PREPROCESS}'" in scopes:
-            node.name = f"{PREPROCESS}/{node.name}"
+        for part in EXACT:
+            if f"'{part}'" in scopes:
+                node.name = f"{part}/{node.name}"
         node.doc_string = ""
         del node.metadata_props[:]
     for value in (*proto.graph.value_info, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
@@ -234,7 +238,7 @@ class OnnxModel:
         self._dtype = np.dtype(np.uint8 if self._input.type == "tensor(uint8)" else np.float32)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
-    def __call__(self, inputs: Array | Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def __call__(self, inputs: Array | Tensor) -> Array:
         """Return outputs (b, c) of raw inputs (b, ...).
 
         Raises:
@@ -248,5 +252,5 @@ class OnnxModel:
                 f"The file takes {self._dtype} inputs of shape (batch, {', '.join(map(str, expected))}); "
                 f"got {array.dtype} of shape {array.shape}."
             )
-        result: np.ndarray[Any, np.dtype[np.float32]] = self._session.run(None, {self._input.name: array})[0]
+        result: Array = self._session.run(None, {self._input.name: array})[0]
         return result

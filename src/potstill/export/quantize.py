@@ -19,7 +19,7 @@ import numpy as np
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path
 from potstill.core.optional import require
-from potstill.export.onnx import PREPROCESS, quiet, set_metadata
+from potstill.export.onnx import EXACT, quiet, set_metadata
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 def quantize(path: Path, out: Path, calibration: Iterable[Array]) -> Path:
     """Write a static int8 version of an exported float32 file (QDQ format, one scale a channel, one file).
 
-    The preprocessing stays in float32, and so do the outputs; the file takes the same inputs and keeps the metadata.
+    Preprocessing and outputs stay as they are; the file takes the same inputs and keeps the metadata.
     Whether it still answers like the model is for `parity` to say.
 
     Args:
@@ -63,7 +63,7 @@ def quantize(path: Path, out: Path, calibration: Iterable[Array]) -> Path:
                     activation_type=ort.QuantType.QUInt8,
                     weight_type=ort.QuantType.QInt8,
                     calibrate_method=ort.CalibrationMethod.MinMax,
-                    nodes_to_exclude=[name for name in names if name.startswith(PREPROCESS)],
+                    nodes_to_exclude=[name for name in names if name.startswith(EXACT)],
                     # A head's outputs in 8 bits would be steps of their range: too coarse for values and close logits.
                     extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
                 )

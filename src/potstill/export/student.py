@@ -8,9 +8,29 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from potstill.core.scale import TargetScale
 from potstill.models.load import output_tensor
 
 Task = Literal["classification", "regression"]
+
+
+class Restore(nn.Module):
+    """Values that a model learned in standard units, in the target's own: ``values * std + mean``.
+
+    float32, or float64 where float32 would round the values, see `TargetScale.dtype`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, scale: TargetScale) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(scale.mean, dtype=scale.dtype))
+        self.register_buffer("std", torch.tensor(scale.std, dtype=scale.dtype))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return values (b, k) in the target's units."""
+        return values.to(self.std.dtype) * self.std + self.mean
 
 
 class Student(nn.Module):
@@ -21,19 +41,31 @@ class Student(nn.Module):
         preprocess: its preprocessing.
         task: classification or regression.
         classes: class names in output order.
+        scale: the standard units that the model learned values in; it answers in the target's.
 
     """
 
     def __init__(
-        self, model: nn.Module, preprocess: nn.Module, *, task: Task = "classification", classes: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        preprocess: nn.Module,
+        *,
+        task: Task = "classification",
+        classes: Sequence[str] = (),
+        scale: TargetScale | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.model = model
         self.task = task
         self.classes = tuple(classes)
+        self.restore = None if scale is None else Restore(scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return float32 logits or values (b, c) of raw inputs (b, ...): uint8 pixels or floats, as in the data."""
+        """Return logits or values (b, c) of raw inputs (b, ...): uint8 pixels or floats, as in the data.
+
+        They are float32; values whose spread is far smaller than their size are float64.
+        """
         outputs = output_tensor(self.model(self.preprocess(inputs))).to(torch.float32)
-        return outputs[:, None] if outputs.dim() == 1 else outputs
+        outputs = outputs[:, None] if outputs.dim() == 1 else outputs
+        return outputs if self.restore is None else self.restore(outputs)

@@ -13,6 +13,7 @@ from torch import nn
 
 from potstill.core.errors import UsageError
 from potstill.core.files import read_json, write_json
+from potstill.core.scale import TargetScale
 from potstill.export.onnx import package_version
 from potstill.export.student import Student, Task
 from potstill.models.load import build, load_weights, save_weights
@@ -35,6 +36,7 @@ def save_student(
     base: Path = Path(),
     classes: Sequence[str] = (),
     recipe_hash: str = "",
+    scale: TargetScale | None = None,
 ) -> Path:
     """Write ``student.safetensors`` and ``student.json`` into a folder.
 
@@ -51,6 +53,7 @@ def save_student(
         base: the folder that ``file.py`` is relative to; it is kept relative to ``folder``.
         classes: class names in output order.
         recipe_hash: of the recipe that made the model.
+        scale: the standard units that the model learned values in.
 
     Returns:
         The path of the weights.
@@ -65,7 +68,10 @@ def save_student(
     except (TypeError, ValueError) as error:
         raise UsageError(f"The student's arguments {args} cannot be written as JSON: {error}.") from error
     weights = folder / WEIGHTS
-    save_weights(model, weights, {"recipe_hash": recipe_hash, "task": task, "potstill_version": package_version()})
+    metadata = {"recipe_hash": recipe_hash, "task": task, "potstill_version": package_version()}
+    if scale is not None:
+        metadata["scale"] = json.dumps(scale.to_json())
+    save_weights(model, weights, metadata)
     write_json(
         folder / CONFIG,
         {
@@ -83,6 +89,7 @@ def save_student(
                 "shape": list(shape),
             },
             "classes": list(classes),
+            "scale": None if scale is None else scale.to_json(),
             "task": task,
             "recipe_hash": recipe_hash,
             "potstill_version": package_version(),
@@ -126,7 +133,8 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
     given = config["preprocess"]
     mean, std = (None if given[name] is None else torch.tensor(given[name]) for name in ("mean", "std"))
     preprocess = Preprocessor(mean, std, given["size"])
-    return Student(built, preprocess, task=config["task"], classes=config["classes"]).eval()
+    scale = None if config.get("scale") is None else TargetScale.from_json(config["scale"])
+    return Student(built, preprocess, task=config["task"], classes=config["classes"], scale=scale).eval()
 
 
 def _relative(name: str, base: Path, folder: Path) -> str:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from potstill.core.errors import UsageError
+from potstill.core.scale import TargetScale
 from potstill.models.load import output_tensor
 
 
@@ -51,3 +53,30 @@ def last_linear(model: nn.Module, inputs: Tensor) -> str | None:
             handle.remove()
     same = [name for name, output in outputs.items() if output.shape == answer.shape and torch.equal(output, answer)]
     return same[-1] if same else None
+
+
+def in_standard_units(weight: Tensor, bias: Tensor | None, scale: TargetScale) -> tuple[Tensor, Tensor]:
+    """Return weight (c, h) and bias (c,) of a layer that answers in standard units where the given ones do not."""
+    mean, std = (torch.tensor(part, dtype=torch.float64, device=weight.device) for part in (scale.mean, scale.std))
+    offset = -mean if bias is None else bias.double() - mean
+    return (weight.double() / std[:, None]).to(weight.dtype), (offset / std).to(weight.dtype)
+
+
+@torch.no_grad()
+def answer_in_standard_units(model: nn.Module, inputs: Tensor, scale: TargetScale) -> None:
+    """Change a model's last linear layer so that it answers values in standard units.
+
+    Raises:
+        UsageError: it does not answer with a linear layer that has a bias.
+
+    """
+    name = last_linear(model, inputs)
+    layer = None if name is None else model.get_submodule(name)
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
+        raise UsageError(
+            f"{type(model).__name__} does not answer with a linear layer that has a bias, so it cannot learn targets "
+            "in standard units. Set data.standardise_targets: false, or drop back_to_teacher."
+        )
+    weight, bias = in_standard_units(layer.weight, layer.bias, scale)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)

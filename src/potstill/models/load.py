@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path
 from potstill.core.functions import cause
+from potstill.core.scale import TargetScale
 from potstill.models.find import ModelFunction, find_model
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
@@ -137,6 +139,19 @@ def load_weights(model: nn.Module, path: Path | str, *, allow_pickle: bool = Fal
     if missing or unexpected or shapes:
         raise UsageError(f"{path} does not fit {type(model).__name__}: " + "; ".join(filter(None, problems)) + ".")
     model.load_state_dict(state, strict=False)
+
+
+def scale_in(path: Path | str) -> TargetScale | None:
+    """Return the standard units that the weights in a file were trained in; None where the file names none."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("scale")
+        return None if text is None else TargetScale.from_json(json.loads(text))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a readable safetensors file: {error}.") from error
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -17,13 +17,16 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill.core.files import write_json, write_text
+from potstill.core.scale import TargetScale
 from potstill.data.samples import Samples
 from potstill.evaluation import predict
 from potstill.evaluation.intervals import interval, mean_statistic, resample
 from potstill.models import Preprocessor, load_weights
+from potstill.models.last_layer import answer_in_standard_units
 from potstill.objective import preset
 from potstill.pipeline.build import Job
 from potstill.pipeline.proof import Array, best_seed, trained_student
+from potstill.pipeline.stages import in_target_units
 from potstill.recipe.schema import BackToTeacher, Training
 from potstill.teachers import LiveTeacher
 from potstill.training import Result, train
@@ -49,6 +52,7 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
     )
     copied = job.make_teacher()
     copied.load_state_dict(teacher.state_dict())
+    learn_standard_units(job, copied)
     copied.requires_grad_(True)
     helper = None
     if way == "helped":
@@ -56,7 +60,7 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
         helper = LiveTeacher(student, preprocess=job.student_preprocess, device=job.device)
     return train(
         copied,
-        job.data,
+        job.data.to_learn(),
         objective=preset("auto" if way == "helped" else "alone", job.data.task),
         settings=settings,
         preprocess=job.teacher_preprocess,
@@ -68,6 +72,19 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
         label=f"teacher, {way.replace('-', ' ')}",
         accelerator=accelerator,
     )
+
+
+def learn_standard_units(job: Job, teacher: nn.Module) -> None:
+    """Let a teacher that answers in the target's units answer in those that models are trained in.
+
+    Raises:
+        UsageError: it cannot.
+
+    """
+    if job.teacher_scale is not None:
+        teacher.eval()
+        inputs = job.teacher_preprocess(job.data.train.fetch(np.arange(min(2, len(job.data.train)))))
+        answer_in_standard_units(teacher, inputs, job.teacher_scale)
 
 
 def measure(job: Job, teacher: nn.Module, out: Path) -> None:
@@ -86,7 +103,7 @@ def measure(job: Job, teacher: nn.Module, out: Path) -> None:
 def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
     """Score the teacher before and after on the test split, with 95 % intervals of the paired differences."""
     test = job.data.test
-    scores = {"before": _scores(job, teacher, test)}
+    scores = {"before": _scores(job, teacher, test, job.teacher_scale)}
     copied = job.make_teacher()
     for way in WAYS:
         load_weights(copied, out / FOLDER / way / "weights.safetensors")
@@ -114,9 +131,13 @@ def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
     }
 
 
-def _scores(job: Job, model: nn.Module, samples: Samples) -> Array:
-    """Return one number a sample, more is better: 1 for a right class, or the negative squared error."""
+def _scores(job: Job, model: nn.Module, samples: Samples, scale: TargetScale | None = None) -> Array:
+    """Return one number a sample, more is better: 1 for a right class, or the negative squared error.
+
+    ``scale`` is what turns the model's values into standard units, where it answers in others.
+    """
     answers = _answers(job, model, job.teacher_preprocess, samples)
+    answers = in_target_units(job, answers if scale is None else scale.standard(answers))
     if job.data.task == "classification":
         right: Array = (answers.argmax(1) == samples.targets).astype(np.float64)
         return right

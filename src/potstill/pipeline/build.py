@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.optional import check_installed
+from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.data import Data, batches, channel_statistics, check_augment, load
 from potstill.models import Preprocessor, model_signals, output_signals, tap
@@ -24,7 +25,7 @@ from potstill.models.together import Exits, Together, below, inside, inside_peer
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
 from potstill.pipeline.any_teacher import covers, describe_source, is_foreign, is_read
-from potstill.pipeline.makers import located, preprocessor, student_maker, teacher_maker
+from potstill.pipeline.makers import answers_in, located, preprocessor, student_maker, teacher_maker
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.recipe import schema
 from potstill.teachers.foreign import ForeignTeacher, ReadAs
@@ -79,6 +80,8 @@ class Job:
     student_outputs: frozenset[str] = frozenset()
     """Signals that the student returns beside its logits."""
     teacher_outputs: frozenset[str] = frozenset()
+    teacher_scale: TargetScale | None = None
+    """What turns the teacher's values into the units that students learn in; None where it answers in these."""
     written: schema.Recipe | None = None
     """The recipe as the run folder keeps it, where that is not ``recipe``."""
 
@@ -211,6 +214,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         make_peers=make_peers,
         make_links=make_links,
         teacher_outputs=frozenset(model_signals(make_teacher())) if separate else frozenset(),
+        teacher_scale=answers_in(separate, data, base) if separate and not separate.members else None,
     )
     job = replace(job, student_outputs=frozenset(model_signals(job.make_learner(recipe.seed))))
     return replace(job, comparable=check_models(job))
@@ -292,6 +296,7 @@ def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
         test_fraction=section.split.test,
         seed=recipe.seed,
         base=base,
+        standardise_targets=section.standardise_targets,
     )
 
 
@@ -334,7 +339,7 @@ def example_batch(job: Job, size: int = 2) -> Batch:
     return next(
         iter(
             batches(
-                job.data.train,
+                job.data.to_learn().train,
                 batch_size=min(size, len(job.data.train)),
                 seed=job.recipe.seed,
                 augment=job.augment,

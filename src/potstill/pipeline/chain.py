@@ -95,6 +95,7 @@ def as_teacher(job: Job, link: Link, out: Path) -> Job:
         make_teacher=trained,
         teacher_preprocess=preprocessor(link.section.preprocess),
         teacher_outputs=frozenset(model_signals(trained())),
+        teacher_scale=None,
     )
 
 

@@ -23,6 +23,7 @@ from potstill.export.weights import CONFIG, WEIGHTS
 from potstill.pipeline.build import Job
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.proof import EXAMPLES, Array, best_seed, trained_student
+from potstill.pipeline.stages import in_target_units
 from potstill.recipe.hash import recipe_hash
 
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
@@ -96,7 +97,7 @@ def _check_unchanged(job: Job, model: nn.Module, test: _Answers, out: Path) -> N
 
 
 def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predict") -> Array:
-    return predict(
+    values = predict(
         model,
         samples,
         preprocess=job.student_preprocess,
@@ -104,6 +105,7 @@ def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predi
         device=job.device,
         label=label,
     )
+    return in_target_units(job, values)
 
 
 def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dict[str, Any]]:
@@ -126,6 +128,7 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dic
         base=job.base,
         classes=job.data.classes,
         recipe_hash=recipe_hash(job.written or job.recipe),
+        scale=job.data.scale,
     )
     wanted = job.recipe.export.wanted
     if not wanted:
@@ -139,6 +142,7 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dic
         task=job.data.task,
         classes=job.data.classes,
         recipe_hash=recipe_hash(job.written or job.recipe),
+        scale=job.data.scale,
     )
     entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
     if "onnx-int8" in wanted:

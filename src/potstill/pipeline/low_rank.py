@@ -18,7 +18,7 @@ from potstill.core.errors import TeacherError, UsageError
 from potstill.core.files import disk_errors
 from potstill.core.signals import Batch
 from potstill.models import resolve
-from potstill.models.last_layer import last_linear, reading
+from potstill.models.last_layer import in_standard_units, last_linear, reading
 from potstill.store import Manifest
 from potstill.store.codecs import Basis, LowRank, fit_basis, project, reduced_head
 from potstill.store.heads import Head, read_head, write_head
@@ -103,6 +103,8 @@ def with_head(
         hidden = np.concatenate([states.float().cpu().numpy() for states in read])
         weight = layer.weight.detach().float().cpu()
         bias = None if layer.bias is None else layer.bias.detach().float().cpu()
+        if teacher.scale is not None:
+            weight, bias = in_standard_units(weight, bias, teacher.scale)
         basis = fit_basis(hidden, codec.rank, weight.numpy())
         reduced, offset = reduced_head(basis, weight, bias)
         head = Head(basis, reduced.numpy(), offset.numpy())

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.scale import TargetScale
 from potstill.data import Data
 from potstill.models import Preprocessor, build, load_weights, reinitialise
+from potstill.models.load import scale_in
 from potstill.pipeline.any_teacher import check_logits, foreign_maker, is_foreign, read_module
 from potstill.recipe import schema
 from potstill.teachers.merged import MergedTeacher
@@ -105,6 +107,7 @@ def teacher_maker(
             known=known,
             num_classes=data.num_outputs,
             regression=recipe.task == "regression",
+            scales=[answers_in(member, data, base) for member in section.members],
         )
         if section.merge.weighting == "attention":
             # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
@@ -118,6 +121,20 @@ def teacher_maker(
             "of them is a file of recorded answers. Use fixed or confidence."
         )
     return merged
+
+
+def answers_in(section: schema.Teacher | schema.Member, data: Data, base: Path) -> TargetScale | None:
+    """Return what turns a teacher's values into the units that students learn in; None where it answers in these.
+
+    A teacher answers in the target's units, unless it is trained here or its weights file says that it was.
+    """
+    if data.task != "regression" or section.train is not None:
+        return None
+    own = None if section.weights is None else scale_in(located(section.weights, base))
+    if own is None:
+        return data.scale
+    wanted = data.scale or TargetScale((0.0,) * len(own.mean), (1.0,) * len(own.std))
+    return None if own == wanted else wanted.seen_in(own)
 
 
 def vote_rule(votes: schema.VotesSection) -> Votes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.scale import TargetScale
 from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
 from potstill.export import recommended
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
@@ -52,7 +54,7 @@ def best_seed(job: Job, out: Path) -> int:
 
 def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     """Read the test split, once: what teacher and students answer is kept in ``predictions.npz``."""
-    test, size = job.data.test, job.recipe.evaluation.batch_size
+    test = job.data.test
     found: dict[str, Array] = {"ids": test.ids, "targets": test.targets, "seeds": np.array(seeds(job))}
     if teacher is not None:
         found["teacher"] = stages.answers_to(job, teacher, test, "teacher on the test split")
@@ -61,43 +63,57 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     for kind in KINDS:
         found[kind] = np.stack(
             [
-                predict(
-                    trained_student(job, out, seed, kind),
-                    test,
-                    preprocess=job.student_preprocess,
-                    batch_size=size,
-                    device=job.device,
-                    label=f"{kind} {seed} on the test split",
-                )
+                _predicted(job, Shown(trained_student(job, out, seed, kind), job.student_preprocess), f"{kind} {seed}")
                 for seed in seeds(job)
             ]
         )
-    for name, (model, preprocess) in other_models(job, teacher, out).items():
-        found[f"{OTHER}{name}"] = predict(
-            model, test, preprocess=preprocess, batch_size=size, device=job.device, label=f"{name} on the test split"
-        )
+    for name, other in other_models(job, teacher, out).items():
+        found[f"{OTHER}{name}"] = _predicted(job, other, name)
     with atomic_path(out / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, allow_pickle=False, **found)
 
 
-def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, tuple[nn.Module, Preprocessor]]:
+@dataclass(frozen=True)
+class Shown:
+    """A model whose answers are shown, and what turns its values into standard units where it answers in others."""
+
+    model: nn.Module
+    preprocess: Preprocessor
+    scale: TargetScale | None = None
+
+
+def _predicted(job: Job, shown: Shown, name: str) -> Array:
+    """Return what a model answers to the test split, (n, k), in the target's units."""
+    values = predict(
+        shown.model,
+        job.data.test,
+        preprocess=shown.preprocess,
+        batch_size=job.recipe.evaluation.batch_size,
+        device=job.device,
+        label=f"{name} on the test split",
+    )
+    return stages.in_target_units(job, values if shown.scale is None else shown.scale.standard(values))
+
+
+def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, Shown]:
     """Return the models to show beside teacher and students: members that know all classes, and a chain's models."""
-    found: dict[str, tuple[nn.Module, Preprocessor]] = {}
+    found: dict[str, Shown] = {}
     if teacher is not None and isinstance(teacher.model, MergedTeacher):
         for index, member in enumerate(job.members):
             model = member_model(teacher.model, index)
             knows_all = member.classes is None or list(member.classes) == list(job.data.classes)
             if knows_all and by_batch(model) is None:
-                found[f"teacher {index + 1}"] = model, preprocessor(member.preprocess)
+                scale = teacher.model.scales[index]
+                found[f"teacher {index + 1}"] = Shown(model, preprocessor(member.preprocess), scale)
     learner = trained_learner(job, out, best_seed(job, out), "distilled")
     if isinstance(learner, Together):
-        found |= {f"peer {number}": (peer, job.student_preprocess) for number, peer in enumerate(learner.peers, 1)}
+        found |= {f"peer {number}": Shown(peer, job.student_preprocess) for number, peer in enumerate(learner.peers, 1)}
     inner = learner.student if isinstance(learner, Together) else learner
     if isinstance(inner, NestedConvNet):
-        found |= {f"width {share:g}": (cut(inner, share), job.student_preprocess) for share in inner.widths[:-1]}
+        found |= {f"width {share:g}": Shown(cut(inner, share), job.student_preprocess) for share in inner.widths[:-1]}
     for link in links(job):
         taught = as_teacher(job, link, out)
-        found[link.name] = taught.make_teacher().eval(), taught.teacher_preprocess
+        found[link.name] = Shown(taught.make_teacher().eval(), taught.teacher_preprocess)
     return found
 
 
@@ -109,7 +125,8 @@ def evaluate_models(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
         sizes["teacher"] = _size(job, job.make_teacher(), job.teacher_preprocess)
     for kind in KINDS:
         sizes[kind] = _size(job, trained_student(job, out, chosen, kind), job.student_preprocess)
-    sizes |= {name: _size(job, *parts) for name, parts in other_models(job, teacher, out).items()}
+    for name, other in other_models(job, teacher, out).items():
+        sizes[name] = _size(job, other.model, other.preprocess)
     result = score(out, job.recipe, sizes)
     rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
     samples = job.data.test.fetch(rows).numpy() if len(rows) else np.zeros((0, *job.data.shape), np.float32)

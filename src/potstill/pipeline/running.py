@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -122,6 +123,8 @@ def run(
     out, base = Path(out).absolute(), Path(base).absolute()
     job = features.job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
+    if job.recipe.back_to_teacher is not None and job.teacher_scale is not None:
+        back.learn_standard_units(job, copy.deepcopy(job.make_teacher()))  # what cannot be done shows now
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:

@@ -18,6 +18,7 @@ from potstill.core.progress import progress
 from potstill.core.signals import Batch
 from potstill.data import only_classes, record_batches
 from potstill.data.samples import Samples
+from potstill.losses import gaussian_nll
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.together import deployed
 from potstill.objective import preset
@@ -52,7 +53,7 @@ def train_teacher(job: Job, folder: Path, accelerator: Accelerator) -> Result:
     settings = job.teacher.train or Training()
     return train(
         job.make_teacher(),
-        job.data,
+        job.data.to_learn(),
         objective=preset("alone", job.data.task),
         settings=settings,
         preprocess=job.teacher_preprocess,
@@ -70,7 +71,7 @@ def train_member(job: Job, index: int, folder: Path, accelerator: Accelerator) -
     member = job.members[index]
     return train(
         job.make_member(index),
-        job.data if member.classes is None else only_classes(job.data, member.classes),
+        job.data.to_learn() if member.classes is None else only_classes(job.data, member.classes),
         objective=preset("alone", job.data.task),
         settings=member.train or Training(),
         preprocess=preprocessor(member.preprocess),
@@ -108,7 +109,7 @@ def train_student(
     stored = isinstance(teacher, StoredTeacher)
     return train(
         job.make_learner(seed) if distilled else deployed(job.make_student(seed)),
-        job.data,
+        job.data.to_learn(),
         objective=job.objective if distilled else preset("alone", job.data.task),
         settings=training_settings(job) if distilled else without_teacher(training_settings(job)),
         preprocess=job.student_preprocess,
@@ -136,11 +137,24 @@ def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
         input_gradient=INPUT_GRADIENT in job.objective.teacher_signals,
         precision=job.teacher.precision,
         device=job.device,
+        scale=job.teacher_scale,
+        log_variances=_log_variances(job),
     )
 
 
+def _log_variances(job: Job) -> set[str]:
+    """Return the teacher's signals that the objective reads as logarithms of variances of its values."""
+    terms = [term for term in job.objective.terms if term.loss is gaussian_nll]
+    return {term.teacher[1] for term in terms if isinstance(term.teacher, tuple) and len(term.teacher) == 2}
+
+
+def in_target_units(job: Job, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return what a model answered, (n, k), as people read it: values in the target's units, logits as they are."""
+    return values if job.data.scale is None else job.data.scale.original(values)
+
+
 def answers_to(job: Job, teacher: LiveTeacher, samples: Samples, label: str) -> np.ndarray[Any, Any]:
-    """Return what the teacher says of a split, (n, c); ``label`` is what the progress bar says.
+    """Return what the teacher says of a split, (n, c), in the target's units; ``label`` is for the progress bar.
 
     It is asked without targets: a teacher that is merged by labels would see the answers.
     """
@@ -149,7 +163,7 @@ def answers_to(job: Job, teacher: LiveTeacher, samples: Samples, label: str) -> 
         for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
             answers.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
             advance(len(batch))
-    return np.concatenate(answers)
+    return in_target_units(job, np.concatenate(answers))
 
 
 def store_place(job: Job, keys: Keys, out: Path, link: int = 0) -> Place:
@@ -195,6 +209,7 @@ def store_manifest(job: Job, teacher: LiveTeacher) -> Manifest:
         augmentation=job.augment.model_dump() if job.augment else None,
         seed=job.recipe.seed,
         shards=store.shards,
+        units=job.data.scale,
     )
 
 
@@ -261,4 +276,4 @@ def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -
 
 def stored_teacher(job: Job, teacher: LiveTeacher, place: Place) -> StoredTeacher:
     """Open the store as a teacher, refusing one that was recorded for something else."""
-    return StoredTeacher(open_store(place, store_manifest(job, teacher)))
+    return StoredTeacher(open_store(place, store_manifest(job, teacher)), standard=True)

@@ -53,6 +53,9 @@ class DataSection(Section):
     classes: list[str] | None = Field(None, description="class names in the teacher's order")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels a side")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with unreadable files and NaN rows")
+    standardise_targets: bool = Field(
+        True, description="regression: learn each target in units of its mean and standard deviation over train"
+    )
     split: Split = Split()
     augment: Augment = Augment()
 
@@ -433,6 +436,8 @@ class Recipe(Section):
             raise ValueError("mutual is for several students in one pass: list the others under peers")
         if any(peer.preprocess != Preprocess() for peer in self.peers):
             raise ValueError("peers see what the student sees: give preprocess to the student, not to a peer")
+        if self.task != "regression" and not self.data.standardise_targets:
+            raise ValueError("data.standardise_targets: false is for task: regression; classes have no units")
         teacher = self.teacher
         separate = teacher is not None and teacher.average_of_student is None
         if teacher is not None and not separate and (self.chain or self.generations > 1):

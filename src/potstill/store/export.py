@@ -30,9 +30,10 @@ def export(folder: Path | str, file: Path, *, signals: Collection[str] | None = 
     """Write a store as Parquet: the columns ``id`` and ``view``, and one for each signal.
 
     Numbers are fixed-size lists of float32 (or the integers that were recorded), flattened in row order where a record
-    has several dimensions. Signals with a sparse codec are lists of ``{id, probability}``, without entries of
-    probability 0. Signals of sequences are lists of these; signals of bytes (uint8 items) are texts. The manifest lies
-    in the file's metadata under ``potstill``. Row groups are small, so that memory stays small.
+    has several dimensions. Values of a regression are in the target's units, float64 where float32 would round them.
+    Signals with a sparse codec are lists of ``{id, probability}``, without entries of probability 0. Signals of
+    sequences are lists of these; signals of bytes (uint8 items) are texts. The manifest lies in the file's metadata
+    under ``potstill``. Row groups are small, so that memory stays small.
 
     Args:
         folder: a finished store, or an address of one.
@@ -65,7 +66,7 @@ def export(folder: Path | str, file: Path, *, signals: Collection[str] | None = 
             *(
                 arrow.field(
                     name,
-                    _column_type(arrow, spec, _shape(spec)),
+                    _column_type(arrow, spec, _shape(spec), wide=_is_wide(store, name)),
                     nullable=False,
                     metadata={"shape": json.dumps(_shape(spec)), "codec": json.dumps(spec.codec.to_json())},
                 )
@@ -93,6 +94,11 @@ def _shape(spec: SignalSpec) -> list[int]:
     return list(spec.shape) if spec.head is None else [spec.head.classes]
 
 
+def _is_wide(store: Store, name: str) -> bool:
+    shape = store.shapes[name]
+    return store.in_target_units(name, torch.zeros(1, *shape)).dtype == torch.float64
+
+
 def _is_text(spec: SignalSpec) -> bool:
     return spec.per == "item" and spec.codec == Full("uint8") and spec.shape == ()
 
@@ -101,7 +107,7 @@ def _is_sparse(spec: SignalSpec) -> bool:
     return hasattr(spec.codec, "decode_sparse")
 
 
-def _column_type(arrow: Any, spec: SignalSpec, shape: list[int]) -> Any:
+def _column_type(arrow: Any, spec: SignalSpec, shape: list[int], *, wide: bool = False) -> Any:
     if _is_text(spec):
         return arrow.string()
     if _is_sparse(spec):
@@ -110,7 +116,7 @@ def _column_type(arrow: Any, spec: SignalSpec, shape: list[int]) -> Any:
         integers = isinstance(spec.codec, Full) and {"uint8": arrow.uint8(), "int32": arrow.int32()}.get(
             spec.codec.dtype
         )
-        item = integers or arrow.float32()
+        item = integers or (arrow.float64() if wide else arrow.float32())
         item = arrow.list_(item, int(np.prod(shape))) if shape else item
     return arrow.list_(item) if spec.per == "item" else item
 
@@ -126,11 +132,12 @@ def _groups(store: Store, specs: dict[str, SignalSpec]) -> Iterator[tuple[Array,
 
 
 def _column(arrow: Any, store: Store, name: str, spec: SignalSpec, rows: Array, ids: Array) -> Any:
-    kind = _column_type(arrow, spec, _shape(spec))
+    kind = _column_type(arrow, spec, _shape(spec), wide=_is_wide(store, name))
     if _is_sparse(spec):
         sparse, items = store.gather_sparse(name, rows)
         return _nested(arrow, _pairs(arrow, sparse), kind, None if items is None else items.numpy())
     found = store.gather(name, rows)
+    found = found if isinstance(found, Ragged) else store.in_target_units(name, found)
     values, lengths = (found.values, found.lengths.numpy()) if isinstance(found, Ragged) else (found, None)
     if _is_text(spec) and lengths is not None:
         return arrow.array(_texts(values.numpy().tobytes(), lengths, name, ids), kind)

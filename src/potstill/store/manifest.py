@@ -15,6 +15,7 @@ import numpy as np
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, UsageError
+from potstill.core.scale import TargetScale
 from potstill.store.codecs import Codec, Full, LowRank
 from potstill.store.codecs import from_json as codec_from_json
 from potstill.store.columns import Column
@@ -146,6 +147,12 @@ class Manifest:
     blocks_per_shard: int
     bound: bool = True
     potstill: str = ""
+
+    @property
+    def scale(self) -> TargetScale | None:
+        """The standard units that values of a regression are kept in; None where they are as the teacher said them."""
+        units = self.teacher.get("units")
+        return None if units is None else TargetScale.from_json(units)
 
     @property
     def num_rows(self) -> int:

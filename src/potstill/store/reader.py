@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import PotstillError, TeacherError, did_you_mean
+from potstill.core.scale import are_values
 from potstill.core.signals import Ragged
 from potstill.store import layout
 from potstill.store.codecs import Full, Records, Sparse
@@ -119,7 +120,8 @@ class Store:
     def gather(self, signal: str, rows: Integers) -> Tensor | Ragged:
         """Return rows of a signal as numbers: (b, ...), or `Ragged` for a signal of sequences.
 
-        What lies as integers (text, token ids) comes as it is, everything else as float32.
+        What lies as integers (text, token ids) comes as it is, everything else as float32; values of a regression in
+        standard units, see `in_target_units`.
         """
         spec = self._spec(signal)
         if isinstance(spec.codec, Full) and spec.codec.dtype in _PLAIN_NUMBERS:
@@ -162,6 +164,8 @@ class Store:
     def read(self, signal: str, ids: Tensor, views: Tensor) -> Tensor | Ragged:
         """Return a signal of some samples' views as (b, ...) float32, or `Ragged` for a signal of sequences.
 
+        Values of a regression are in the target's units, float64 where float32 would round them.
+
         Args:
             signal: name of a recorded signal.
             ids: (b,) int64, any order, repeats allowed.
@@ -172,7 +176,16 @@ class Store:
             PotstillError: a block they lie in is damaged.
 
         """
-        return self.gather(signal, self.rows(ids, views))
+        found = self.gather(signal, self.rows(ids, views))
+        return found if isinstance(found, Ragged) else self.in_target_units(signal, found)
+
+    def in_target_units(self, signal: str, values: Tensor) -> Tensor:
+        """Return what `gather` gave as the teacher said it: values of a regression are kept in standard units."""
+        scale = self.manifest.scale
+        log_variance = signal in self.manifest.teacher.get("log_variances", ())
+        if scale is None or not (log_variance or are_values(signal)):
+            return values
+        return scale.original_tensor(values, log_variance=log_variance)
 
     def read_sparse(self, signal: str, ids: Tensor, views: Tensor) -> tuple[Sparse, Tensor | None]:
         """Return what `gather_sparse` does, by (id, view)."""

@@ -117,8 +117,8 @@ def as_logits(values: Tensor, answers: Answers, num_outputs: int) -> Tensor:
         num_outputs: c, for labels and for one column.
 
     """
-    if answers == "values":
-        return values.float().reshape(len(values), -1)
+    if answers == "values":  # float64 stays: what is lost here is lost before anybody knows the values' spread
+        return (values if values.is_floating_point() else values.double()).reshape(len(values), -1)
     if answers == "labels":
         hot = F.one_hot(values.reshape(len(values)).long(), num_outputs).float()
         return torch.log((1.0 - SPREAD) * hot + SPREAD / num_outputs)

@@ -124,7 +124,8 @@ class Reading:
             return self.logits(torch.from_numpy(label_numbers(raw, self.classes, what=what)))
         if raw.dtype.kind not in "fiu":
             raise TeacherError(f"{what} answers with {raw.dtype} values; expected numbers ({self.answers}).")
-        return self.logits(torch.from_numpy(np.ascontiguousarray(raw, dtype=np.float32)))
+        dtype = np.float64 if self.answers == "values" else np.float32
+        return self.logits(torch.from_numpy(np.ascontiguousarray(raw, dtype=dtype)))
 
 
 class ForeignTeacher(nn.Module):

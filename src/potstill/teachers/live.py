@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.scale import TargetScale, are_values
 from potstill.core.signals import Batch, Signals
 from potstill.models.input_gradients import INPUT_GRADIENT, differentiable, input_gradient
 from potstill.models.load import model_signals, output_signals
@@ -43,6 +44,8 @@ class LiveTeacher:
         precision: arithmetic of the forward pass. ``"bfloat16"`` runs it under autocast; ``"auto"`` does so on a GPU
             that has it. Answers are float32 either way.
         device: where the model runs.
+        scale: for values of a regression, the standard units to answer in; the model's own when absent.
+        log_variances: signals that hold logarithms of variances of the values, which change units with them.
 
     Raises:
         UsageError: an unknown precision, a tap called "logits", or a layer that does not exist.
@@ -60,8 +63,12 @@ class LiveTeacher:
         input_gradient: bool = False,
         precision: Precision = "float32",
         device: torch.device | str = "cpu",
+        scale: TargetScale | None = None,
+        log_variances: Iterable[str] = (),
     ) -> None:
         taps = dict(taps or {})
+        self._scale = scale
+        self._log_variances = frozenset(log_variances)
         self._device = torch.device(device)
         self._precision = _resolve_precision(precision, self._device)
         if "logits" in taps:
@@ -101,8 +108,17 @@ class LiveTeacher:
         }
         if isinstance(model, MergedTeacher):
             self.parts["merge"] = model.describe()
+        if scale is not None:
+            self.parts["scale"] = scale.to_json()
+            if self._log_variances:
+                self.parts["log_variances"] = sorted(self._log_variances)
         self._modules = tuple(model.modules())
         self._freeze()
+
+    @property
+    def scale(self) -> TargetScale | None:
+        """What turns the model's values into the units it answers in; None where they are the same."""
+        return self._scale
 
     @property
     def model(self) -> nn.Module:
@@ -150,7 +166,7 @@ class LiveTeacher:
         with torch.inference_mode():
             if self._by_batch is not None:
                 found = output_signals(self._model, dict(self._by_batch(batch.to(self._device))))
-                return {name: found[name] for name in ("logits", *self._outputs)}
+                return self._standard({name: found[name] for name in ("logits", *self._outputs)})
             return self._signals(batch.inputs.to(self._device), batch.targets)
 
     def _differentiated(self, batch: Batch) -> dict[str, Tensor]:
@@ -170,7 +186,18 @@ class LiveTeacher:
         ):
             answer = output_signals(self._model, self._run(inputs, targets))
             signals = {name: answer[name] for name in ("logits", *self._outputs)}
-            return signals | {name: tapped[name] for name in self._taps}
+            return self._standard(signals | {name: tapped[name] for name in self._taps})
+
+    def _standard(self, signals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the signals, those in the target's units in standard units."""
+        if self._scale is None:
+            return signals
+        scale, logs = self._scale, self._log_variances
+        in_units = {name for name in signals if are_values(name)} | logs
+        return {
+            name: scale.standard_tensor(values, log_variance=name in logs) if name in in_units else values
+            for name, values in signals.items()
+        }
 
     def verify_unchanged(self) -> None:
         """Compare every weight and buffer with what it was when teaching began.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
 from potstill.teachers.merge import (
@@ -44,6 +45,8 @@ class MergedTeacher(nn.Module):
         known: for each member the classes of the data its outputs stand for, or None where that is all in order.
         num_classes: classes of the data; needed with ``known``.
         regression: whether the outputs are values and not logits; then the weighted mean is taken.
+        scales: in regression, for each member the standard units to take its values in before they are merged, or None
+            where it answers in them already.
 
     Raises:
         UsageError: options that do not fit each other, or classes that no member knows.
@@ -60,6 +63,7 @@ class MergedTeacher(nn.Module):
         known: Sequence[Sequence[int] | None] | None = None,
         num_classes: int | None = None,
         regression: bool = False,
+        scales: Sequence[TargetScale | None] | None = None,
     ) -> None:
         super().__init__()
         for value, choices in ((mean, get_args(Mean)), (weighting, get_args(Weighting))):
@@ -67,7 +71,7 @@ class MergedTeacher(nn.Module):
                 raise UsageError(f"Unknown way to merge teachers: {value!r}.{did_you_mean(value, choices)}")
         if not members:
             raise UsageError("A merged teacher needs at least one member.")
-        if regression and (weighting != "fixed" or known):
+        if regression and (weighting != "fixed" or any(classes is not None for classes in known or ())):
             raise UsageError("Values are merged with fixed weights: a number has no entropy and no classes.")
         if weights is not None and weighting != "fixed":
             raise UsageError(f"weights={list(weights)} are fixed, but weighting={weighting!r} makes its own. Give one.")
@@ -75,6 +79,7 @@ class MergedTeacher(nn.Module):
         self.mean = mean
         self.weighting = weighting
         self.regression = regression
+        self.scales = list(scales or [None] * len(members))
         self.signals = tuple(f"member{number}.logits" for number in range(1, len(members) + 1))
         self.register_buffer("weights", fixed_weights(weights, len(members)))
         self.weights: Tensor
@@ -106,7 +111,10 @@ class MergedTeacher(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return how the members are merged, as plain data; their weights and classes are buffers."""
-        return {"mean": self.mean, "weighting": self.weighting, "members": len(self.members)}
+        described: dict[str, Any] = {"mean": self.mean, "weighting": self.weighting, "members": len(self.members)}
+        if any(self.scales):
+            described["scales"] = [None if scale is None else scale.to_json() for scale in self.scales]
+        return described
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         """Return ``logits`` (b, c), merged without labels, and each member's own."""
@@ -146,6 +154,11 @@ class MergedTeacher(nn.Module):
         return self._merged([output_tensor(member(inputs)) for member in self.members], targets)
 
     def _merged(self, logits: Sequence[Tensor], targets: Tensor | None) -> dict[str, Tensor]:
+        if any(self.scales):
+            logits = [
+                one if scale is None else scale.standard_tensor(one)
+                for one, scale in zip(logits, self.scales, strict=True)
+            ]
         own = dict(zip(self.signals, logits, strict=True))
         if self.regression:
             values = torch.stack([one.float() for one in logits])

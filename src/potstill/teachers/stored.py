@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from potstill.core.errors import TeacherError, did_you_mean
+from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch, Ragged, Signals
 from potstill.store.codecs import Codec
 from potstill.store.manifest import Dtype, Manifest, describe
@@ -25,14 +26,17 @@ class StoredTeacher:
     Args:
         store: a finished store.
         signals: the ones to read; all that were recorded when absent.
+        standard: whether to answer with values of a regression in the standard units they are kept in, as students
+            learn them, and not in the target's.
 
     Raises:
         TeacherError: the store lacks one of ``signals``.
 
     """
 
-    def __init__(self, store: Store, signals: Iterable[str] | None = None) -> None:
+    def __init__(self, store: Store, signals: Iterable[str] | None = None, *, standard: bool = False) -> None:
         self._store = store
+        self._standard = standard
         self._names = sorted(store.signals if signals is None else set(signals))
         for name in self._names:
             if name not in store.signals:
@@ -55,7 +59,8 @@ class StoredTeacher:
         """Answer a batch.
 
         Returns:
-            float32 signals, (b, ...), on the device of ``batch.inputs``.
+            float32 signals, (b, ...), on the device of ``batch.inputs``; values of a regression in float64 where
+            float32 would round them.
 
         Raises:
             TeacherError: an (id, view) was not recorded, or a signal has items; the message names it.
@@ -69,7 +74,10 @@ class StoredTeacher:
     def read(self, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
         """Return what was said of (b,) ids in (b,) views, float32 (b, ...), on the CPU; raises what a call does."""
         rows = self._store.rows(ids, views)
-        return {name: self._dense(name, self._store.gather(name, rows)) for name in self._names}
+        found = {name: self._dense(name, self._store.gather(name, rows)) for name in self._names}
+        if self._standard:
+            return found
+        return {name: self._store.in_target_units(name, values) for name, values in found.items()}
 
     def _dense(self, name: str, values: Tensor | Ragged) -> Tensor:
         if isinstance(values, Ragged):
@@ -92,6 +100,7 @@ def describe_recording(
     augmentation: Mapping[str, Any] | None = None,
     seed: int = 0,
     shards: int | None = None,
+    units: TargetScale | None = None,
 ) -> Manifest:
     """Return the manifest of a store with all of a live teacher's signals.
 
@@ -106,12 +115,13 @@ def describe_recording(
         augmentation: settings of the augmentation as plain data.
         seed: seed of the augmentation and of codecs that sample.
         shards: in how many parts the store is recorded; by size when absent.
+        units: the standard units of a regression that the teacher answers in.
 
     """
     return describe(
         ids=ids,
         data=data,
-        teacher=teacher.parts,
+        teacher=teacher.parts | ({} if units is None else {"units": units.to_json()}),
         shapes=signal_shapes(teacher, example),
         sources=teacher.sources,
         dtype=dtype,

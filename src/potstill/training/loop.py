@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -329,7 +330,9 @@ def _finish(run: Run, state: State) -> Result:
         history=run.history,
     )
     if run.machine.accelerator.is_main_process:
-        checkpoint.save_tensors(weights, state.best)
+        data = run.task.data
+        units = {"scale": json.dumps(data.scale.to_json())} if data.standardised and data.scale else None
+        checkpoint.save_tensors(weights, state.best, units)
         paths = {"weights": weights.name, "history": run.history.name}
         write_json(run.folder / "result.json", {**asdict(result), **paths})
     run.machine.accelerator.wait_for_everyone()

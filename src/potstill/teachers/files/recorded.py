@@ -203,7 +203,7 @@ def _values(columns: Sequence[tuple[str, Array]], *, place: str, what: str) -> t
         return columns[0][1], None
     if any(values.ndim > 1 or values.dtype.kind not in "fiu" for _, values in columns):
         raise TeacherError(f"{place}: the answers in {what} are spread over columns that do not all hold one number.")
-    return np.stack([values.astype(np.float32) for _, values in columns], 1), tuple(name for name, _ in columns)
+    return np.stack([values.astype(np.float64) for _, values in columns], 1), tuple(name for name, _ in columns)
 
 
 def _are_texts(values: Array) -> bool:

@@ -123,11 +123,11 @@ def _write(number: int, answers: dict[str, Array]) -> dict[str, list[Any]]:
 
 
 def _plain(values: Array) -> Array:
-    """Return numbers that every NumPy knows: integers and booleans as they are, anything else float32."""
+    """Return numbers that every NumPy knows: integers, booleans and float64 as they are, anything else float32."""
     import numpy as np
 
     values = np.asarray(values)
-    return values if values.dtype.kind in "iub" else values.astype(np.float32)
+    return values if values.dtype.kind in "iub" or values.dtype == np.float64 else values.astype(np.float32)
 
 
 def _say(replies: TextIO, message: dict[str, Any]) -> None:

@@ -1,0 +1,149 @@
+"""Regression targets as people have them: learned in standard units, shown and deployed in their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from torch import nn
+
+import potstill
+from potstill.pipeline import Run, distill
+
+X = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+CURVE = np.tanh(X[:, 0].astype(np.float64)) + 0.5 * X[:, 1]
+Y = np.stack([1e9 + 3.0 * CURVE, -2e-7 * (CURVE + X[:, 2])], axis=1)
+"""A far mean with a small spread, and tiny numbers: in float32 the first column has 1 value."""
+
+
+class Exact(nn.Module):
+    """A teacher that answers in the targets' units: with the targets themselves, in float64."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = inputs.double()
+        curve = x[:, 0].tanh() + 0.5 * x[:, 1]
+        return torch.stack([1e9 + 3.0 * curve, -2e-7 * (curve + x[:, 2])], dim=1)
+
+
+SETTINGS: dict[str, Any] = {
+    "task": "regression",
+    "training": {"epochs": 12, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.01},
+    "evaluation": {"latency": False, "resamples": 100},
+}
+STUDENT = {"model": "mlp", "args": {"hidden": [16]}}
+
+
+def r2(found: Any, wanted: Any) -> Any:
+    """The share of the variance of each column that is explained, in float64."""
+    return 1 - ((found - wanted) ** 2).sum(0) / ((wanted - wanted.mean(0)) ** 2).sum(0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One run on the targets as they are, and its data."""
+    out = tmp_path_factory.mktemp("units") / "run"
+    run = distill(Exact(), STUDENT, (X, Y), out=out, export={"formats": ["onnx", "onnx-int8"]}, **SETTINGS)
+    with np.load(out / "predictions.npz") as saved:
+        predictions = {name: saved[name] for name in saved.files}
+    data = potstill.load_data((X, Y), task="regression")
+    return SimpleNamespace(run=run, out=out, predictions=predictions, data=data)
+
+
+def test_kept_answers_are_in_the_units_of_the_targets(made: SimpleNamespace) -> None:
+    rows = made.predictions["ids"]  # of arrays the ids are row numbers
+    np.testing.assert_array_equal(made.predictions["targets"], Y[rows])
+    assert r2(made.predictions["teacher"], Y[rows]).min() > 1 - 1e-9
+    for kind in ("alone", "distilled"):
+        scores = r2(made.predictions[kind][0], Y[rows])
+        assert scores.min() > 0.9
+        metrics = made.run.evaluation.models[kind].metrics
+        assert metrics["r2"] == pytest.approx(scores.mean(), abs=1e-9)
+        squares = ((made.predictions[kind][0] - Y[rows]) ** 2).mean(0)
+        assert metrics["rmse"] == pytest.approx((squares**0.5).mean(), rel=1e-9)
+
+
+def test_every_exported_file_answers_in_the_units_of_the_targets(made: SimpleNamespace) -> None:
+    rows, exported = made.predictions["ids"], made.run.exported
+    train = made.data.train.targets
+    weights = load_file(exported["safetensors"])
+    config = json.loads((made.out / "export" / "student.json").read_text())
+    standard = (X[rows] - np.array(config["preprocess"]["mean"])) / np.array(config["preprocess"]["std"])
+    names = sorted({name.rpartition(".")[0] for name in weights})
+    first, last = (weights[f"{name}.weight"] for name in names)
+    hidden = np.maximum(standard @ first.T + weights[f"{names[0]}.bias"], 0)
+    # By hand: the network in NumPy, times the deviation over the training targets, plus their mean.
+    wanted = (hidden @ last.T + weights[f"{names[1]}.bias"]) * train.std(0) + train.mean(0)
+    np.testing.assert_allclose(config["scale"]["mean"], train.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(config["scale"]["std"], train.std(0), rtol=1e-6)
+    answers = {
+        "kept": made.predictions["distilled"][0],
+        "student": made.run.load_student()(torch.from_numpy(X[rows])).detach().numpy(),
+        "onnx": potstill.OnnxModel(exported["onnx"])(X[rows]),
+    }
+    for name, found in answers.items():
+        assert np.abs(found - wanted).max(axis=0) == pytest.approx([0, 0], abs=1), name
+        assert (np.abs(found - wanted) / train.std(0)).max() < 1e-5, name
+    assert r2(potstill.OnnxModel(exported["onnx-int8"])(X[rows]), wanted).min() > 0.97
+
+
+def test_a_store_keeps_standard_units_and_reads_the_teachers(made: SimpleNamespace) -> None:
+    train = made.data.train
+    (folder,) = made.out.parent.glob("store/*")
+    store = potstill.open_store(folder)
+    ids, views = torch.from_numpy(train.ids), torch.zeros(len(train.ids), dtype=torch.int64)
+    said = Y[train.ids]
+    kept = store.gather("logits", store.rows(ids, views)).numpy()
+    np.testing.assert_allclose(kept, (said - said.mean(0)) / said.std(0), atol=2e-3)  # float16
+    batch = potstill.Batch(ids=ids, views=views, inputs=torch.zeros(len(ids), 1), targets=None)
+    for read in (store.read("logits", ids, views), potstill.StoredTeacher(store)(batch)["logits"]):
+        assert read.dtype == torch.float64
+        assert r2(read.numpy(), said).min() > 1 - 1e-6
+
+
+def test_a_parquet_file_of_a_store_has_what_the_teacher_said(made: SimpleNamespace, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from potstill.store.export import export
+
+    (folder,) = made.out.parent.glob("store/*")
+    export(folder, tmp_path / "answers.parquet")
+    table = parquet.read_table(tmp_path / "answers.parquet")
+    found = np.array(table["logits"].to_pylist())
+    assert r2(found, Y[table["id"].to_numpy()]).min() > 1 - 1e-6
+
+
+def test_weights_that_were_trained_in_standard_units_say_so(made: SimpleNamespace) -> None:
+    for file in (made.run.exported["safetensors"], made.out / "seeds" / "0" / "alone" / "weights.safetensors"):
+        with safe_open(file, "np") as opened:
+            scale = json.loads(opened.metadata()["scale"])
+        np.testing.assert_allclose(scale["mean"], made.data.train.targets.mean(0), rtol=1e-12)
+
+
+def test_a_student_teaches_the_next_one_by_its_weights_alone(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Other data has other units: what the weights were trained in is taken back first."""
+    config = json.loads((made.out / "export" / "student.json").read_text())
+    teacher = {
+        **STUDENT,
+        "weights": str(made.run.exported["safetensors"]),
+        "preprocess": {name: config["preprocess"][name] for name in ("mean", "std")},
+    }
+    short = {**SETTINGS, "training": {"epochs": 1}, "export": {"formats": []}}
+    half = X[:200], Y[:200]
+    run = distill({"members": [teacher, teacher]}, STUDENT, half, out=tmp_path / "two", **short)
+    wanted = made.run.load_student()(torch.from_numpy(X)).detach().numpy()
+    assert_says(run, "teacher", wanted)
+    assert_says(run, "other: teacher 2", wanted)
+    assert_says(distill(teacher, STUDENT, half, out=tmp_path / "one", **short), "teacher", wanted)
+
+
+def assert_says(run: Run, name: str, wanted: Any) -> None:
+    """Compare the kept answers of a model with rows of what is expected, in units of its spread."""
+    with np.load(run.folder / "predictions.npz") as saved:
+        found, rows = saved[name], saved["ids"]
+    assert (np.abs(found - wanted[rows]) / wanted.std(0)).max() < 1e-4
