@@ -23,6 +23,7 @@ from torch import Tensor
 
 from potstill.core.errors import DataError
 from potstill.core.progress import progress
+from potstill.data.labels import in_order
 from potstill.data.raw import Raw, Stored, as_array, stored_array
 from potstill.data.samples import Array, Finding, Ints, Rows, digest_bytes, digest_rows, id_of_text
 
@@ -164,7 +165,7 @@ def read_folder(root: Path, image_size: int | None) -> Raw:
         DataError: no classes or images, or images of several sizes.
 
     """
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = in_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise DataError(f"{root} has no subfolders: expected one folder of images for each class.")
     if {name.lower() for name in classes} <= _SPLIT_NAMES:
