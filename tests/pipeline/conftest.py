@@ -16,11 +16,11 @@ data:
 teacher:
   model: cnn
   args: {width: 8}
-  train: {epochs: 3, batch_size: 64, precision: float32}
+  train: {epochs: 3, batch_size: 64, optimizer: sgd, learning_rate: 0.1, precision: float32}
 student:
   model: cnn
   args: {width: 4}
-training: {epochs: 3, batch_size: 64, precision: float32, checkpoint_every: 7}
+training: {epochs: 3, batch_size: 64, optimizer: sgd, learning_rate: 0.1, precision: float32, checkpoint_every: 7}
 store: {views: 2}
 budget: {megabytes: 1, milliseconds: 100}
 export: {max_accuracy_drop: 0.5, min_agreement: 0.5}

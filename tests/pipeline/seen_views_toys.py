@@ -37,7 +37,8 @@ teacher: {{model: python-object}}
 student: {{model: python-object, preprocess: {{mean: [0, 0, 0, 0, 0], std: [1, 1, 1, 1, 1]}}}}
 objective: python-object
 store: {{views: {views}, dtype: float32, shards: {shards}}}
-training: {{epochs: {epochs}, batch_size: {batch_size}, precision: float32, checkpoint_every: 2, workers: {workers}}}
+training: {{epochs: {epochs}, batch_size: {batch_size}, optimizer: sgd, learning_rate: 0.1,
+  precision: float32, checkpoint_every: 2, workers: {workers}}}
 evaluation: {{batch_size: {record_size}}}
 export: {{formats: []}}
 """

@@ -63,7 +63,7 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     # Plain SGD, so that nothing hides a wrong scale of the gradient.
     quick = QUICK.replace("epochs: 3", "epochs: 1").replace(
-        "training: {", "training: {momentum: 0, weight_decay: 0, learning_rate: 0.05, "
+        "learning_rate: 0.1", "momentum: 0, weight_decay: 0, learning_rate: 0.05"
     )
     recipe.write_text(quick)
     one = run(loads(quick), out=tmp_path / "one" / "run")
@@ -83,7 +83,9 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
 
 
 def test_a_nan_loss_names_step_and_term_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    recipe = QUICK.replace("training: {", "training: {learning_rate: 1.0e30, ")
+    recipe = QUICK.replace(
+        "learning_rate: 0.1, precision: float32, check", "learning_rate: 1.0e30, precision: float32, check"
+    )
     with pytest.raises(PotstillError, match=r"step.*(cross_entropy|forward_kl|gradient)"):
         run(loads(recipe), out=tmp_path / "nan")
     state = read_json(tmp_path / "nan" / "run.json")["stages"]

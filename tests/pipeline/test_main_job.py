@@ -105,14 +105,25 @@ def test_plan_knows_what_will_be_reused(finished: Run) -> None:
 
 def test_python_and_recipe_make_the_same_weights(finished: Run, tmp_path: Path) -> None:
     made = distill(
-        {"model": "cnn", "args": {"width": 8}, "train": {"epochs": 3, "batch_size": 64, "precision": "float32"}},
+        {
+            "model": "cnn",
+            "args": {"width": 8},
+            "train": {"epochs": 3, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1, "precision": "float32"},
+        },
         {"model": "cnn", "args": {"width": 4}},
         "digits",
         budget={"megabytes": 1, "milliseconds": 100},
         out=tmp_path / "python",
         seeds=2,
         augment={"crop": 1},
-        training={"epochs": 3, "batch_size": 64, "precision": "float32", "checkpoint_every": 7},
+        training={
+            "epochs": 3,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "precision": "float32",
+            "checkpoint_every": 7,
+        },
         store={"views": 2},
         export={"formats": []},
         evaluation={"latency": False},
@@ -136,7 +147,7 @@ def test_python_objects_all_the_way(tmp_path: Path) -> None:
         (inputs, targets),
         seeds=2,
         out=tmp_path / "objects",
-        training={"epochs": 2, "batch_size": 32},
+        training={"epochs": 2, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.1},
         export={"min_agreement": 0.0, "max_accuracy_drop": 0.9},
     )
     assert teacher.training

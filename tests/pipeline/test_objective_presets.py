@@ -26,7 +26,7 @@ RECIPE = """
 data: {train: digits, split: {validation: 0.1, test: 0.8}}
 teacher: {model: cnn, args: {width: 8}, train: {epochs: 1}}
 student: {model: cnn, args: {width: 4}}
-training: {epochs: 1, batch_size: 32}
+training: {epochs: 1, batch_size: 32, optimizer: sgd, learning_rate: 0.1}
 export: {formats: []}
 """
 THREE = {"layer1": "layer1", "layer2": "layer2", "layer3": "layer3"}
@@ -62,7 +62,7 @@ TRANSFORMERS = """
 data: {train: digits, split: {validation: 0.1, test: 0.8}}
 teacher: {model: "nets.py:Rows", args: {blocks: 4, width: 36}, train: {epochs: 1}}
 student: {model: "nets.py:Rows", args: {blocks: 2, width: 24}}
-training: {epochs: 1, batch_size: 32, optimizer: adamw}
+training: {epochs: 1, batch_size: 32, optimizer: adamw, learning_rate: 0.002}
 export: {formats: []}
 """
 ON_TOKENS = ("tinybert", "distilbert", "pkd", "minilm")

@@ -22,11 +22,13 @@ from potstill.training import loop
 
 REST = """
 data: {train: digits}
-training: {epochs: 2, batch_size: 64, checkpoint_every: 5}
+training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1, checkpoint_every: 5}
 evaluation: {latency: false, resamples: 200}
 export: {formats: []}
 """
-TEACHER = "teacher: {model: cnn, args: {width: 8}, train: {epochs: 2, batch_size: 64}}\n"
+TEACHER = (
+    "teacher: {model: cnn, args: {width: 8}, train: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}\n"
+)
 SMALL = "student: {model: cnn, args: {width: 4}}\n"
 ALONE = f"{REST}{SMALL}teacher: null\nobjective: alone\n"
 EXITS = f"""{REST}

@@ -20,11 +20,13 @@ from potstill.recipe.yaml import loads
 
 REST = """
 data: {train: digits}
-training: {epochs: 2, batch_size: 64}
+training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
 evaluation: {latency: false, resamples: 200}
 export: {formats: []}
 """
-TEACHER = "teacher: {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64}}\n"
+TEACHER = (
+    "teacher: {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}\n"
+)
 SMALL = "student: {model: cnn, args: {width: 4}}\n"
 FEATURES = f"{REST}{TEACHER}student: {{model: mlp, args: {{hidden: []}}, on_features: pool}}\n"
 NESTED = f"""{REST}teacher: null
@@ -164,7 +166,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 SETTINGS = {
-    "training": {"epochs": 1, "batch_size": 64},
+    "training": {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1},
     "evaluation": {"latency": False, "resamples": 200},
     "export": {"formats": []},
 }

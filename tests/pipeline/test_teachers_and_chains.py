@@ -13,11 +13,11 @@ MANY = """
 data: {train: digits}
 teacher:
   members:
-    - {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64}}
-    - {model: mlp, args: {hidden: [32]}, train: {epochs: 6, batch_size: 64}}
+    - {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}
+    - {model: mlp, args: {hidden: [32]}, train: {epochs: 6, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}
   merge: {weighting: WEIGHTING}
 student: {model: cnn, args: {width: 4}}
-training: {epochs: 2, batch_size: 64}
+training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
 evaluation: {latency: false}
 export: {formats: []}
 """
@@ -25,22 +25,24 @@ PARTIAL = """
 data: {train: digits}
 teacher:
   members:
-    - {model: cnn, args: {width: 12}, train: {epochs: 10, batch_size: 32}, classes: ["0", "1", "2", "3", "4", "5"]}
-    - {model: cnn, args: {width: 12}, train: {epochs: 10, batch_size: 32}, classes: ["9", "8", "7", "6", "5", "4"]}
+    - {model: cnn, args: {width: 12}, train: {epochs: 10, batch_size: 32, optimizer: sgd, learning_rate: 0.1},
+       classes: ["0", "1", "2", "3", "4", "5"]}
+    - {model: cnn, args: {width: 12}, train: {epochs: 10, batch_size: 32, optimizer: sgd, learning_rate: 0.1},
+       classes: ["9", "8", "7", "6", "5", "4"]}
 student: {model: cnn, args: {width: 6}}
 objective: label_free
-training: {epochs: 20, batch_size: 64}
+training: {epochs: 20, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
 evaluation: {latency: false}
 export: {formats: []}
 """
 CHAIN = """
 data: {train: digits}
-teacher: {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64}}
+teacher: {model: cnn, args: {width: 8}, train: {epochs: 3, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}
 chain:
-  - {model: cnn, args: {width: 6}, training: {epochs: 2, batch_size: 64}}
+  - {model: cnn, args: {width: 6}, training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}}
 student: {model: cnn, args: {width: 4}}
 generations: 2
-training: {epochs: 2, batch_size: 64}
+training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
 evaluation: {latency: false}
 export: {formats: []}
 """

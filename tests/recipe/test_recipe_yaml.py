@@ -91,7 +91,7 @@ export:
     assert refused(text).splitlines() == [
         "7 problems in recipe.yaml:",
         "  recipe.yaml:5: training.epochs: expected a whole number, got the text 'three'",
-        "  recipe.yaml:6: training.optimizer: expected 'sgd', 'adamw' or 'dot', got the text 'adam'. "
+        "  recipe.yaml:6: training.optimizer: expected 'auto', 'sgd', 'adamw' or 'dot', got the text 'adam'. "
         "Did you mean 'adamw'?",
         "  recipe.yaml:7: training.warmup: must be less than 1, got 1.5 "
         "(share of the steps over which the learning rate rises)",
@@ -114,6 +114,10 @@ ONE_PROBLEM = [
     ("training: {epochs: }", "4: training.epochs: expected a whole number, got nothing"),
     ("training: {label_smoothing: '0,1'}",
      "4: training.label_smoothing: expected a number, got the text '0,1'; write 0.1"),
+    ("training: {learning_rate: fast}", "4: training.learning_rate: expected a number or 'auto', got the text 'fast'"),
+    ("training: {learning_rate: '0,1'}",
+     "4: training.learning_rate: expected a number or 'auto', got the text '0,1'; write 0.1"),
+    ("training: {learning_rate: true}", "4: training.learning_rate: expected a number or 'auto', got true"),
     ("training: {track: wandb}", "4: training.track: expected a list, got the text 'wandb'; write [wandb]"),
     ("student: {model: other}", "4: student: this key was already given in line 3; remove one of them"),
     ("training: fast", "4: training: expected a section of keys and values, got the text 'fast'"),
@@ -240,9 +244,11 @@ def test_only_the_objective_has_choices_of_types() -> None:
     types = {place: str(section.model_fields[str(place[-1])].annotation) for place, section in schema_keys()}
     assert len(types) > 80
     choices = {place for place, kind in types.items() if " | " in kind.removesuffix(" | None") or "Union[" in kind}
+    trainings = [("training",), ("teacher", "train"), ("teacher", "members", 0, "train"), ("chain", 0, "training")]
     assert choices == {
         ("objective",), ("objective", "layers"), ("objective", 0, "weight"), ("objective", 0, "on"),
         ("objective", 0, "student"), ("objective", 0, "teacher"), ("teacher", "class_map"),
+        *((*place, "learning_rate") for place in trainings),
     }  # fmt: skip
 
 

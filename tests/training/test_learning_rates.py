@@ -30,13 +30,13 @@ CASES = [
 
 @pytest.mark.parametrize(("schedule", "progress", "expected"), CASES)
 def test_schedule_matches_hand_computed_numbers(schedule: str, progress: float, expected: float) -> None:
-    settings = Training(schedule=schedule, warmup=0.1, learning_rate=0.2)
+    settings = Training(optimizer="sgd", schedule=schedule, warmup=0.1, learning_rate=0.2)
     assert learning_rate_at(progress, settings) == pytest.approx(expected, abs=1e-12)
 
 
 def test_no_warm_up_starts_at_the_peak_and_defaults_follow_the_optimiser() -> None:
-    assert learning_rate_at(0.0, Training(warmup=0.0)) == pytest.approx(0.1)
-    assert learning_rate_at(0.0, Training(warmup=0.0, optimizer="adamw")) == pytest.approx(0.002)
+    assert learning_rate_at(0.0, Training(optimizer="sgd", learning_rate=None, warmup=0.0)) == pytest.approx(0.1)
+    assert learning_rate_at(0.0, Training(warmup=0.0, optimizer="adamw", learning_rate=None)) == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, math.nan])

@@ -28,7 +28,7 @@ from potstill.training.step import Machine, NotFiniteError, micro_batches, take_
 
 
 def task_of(toys: ModuleType, objective: Objective, **settings) -> Task:
-    values = {"learning_rate": 0.1, "precision": "float32", **settings}
+    values = {"optimizer": "sgd", "learning_rate": 0.1, "precision": "float32", **settings}
     return Task(
         data=toys.image_data(),
         objective=objective,
@@ -191,7 +191,7 @@ def test_biases_and_norms_do_not_decay() -> None:
     decayed, others = decay_groups(model)
     assert {id(p) for p in decayed} == {id(model["conv"].weight), id(model["linear"].weight)}
     assert len(others) == 6
-    groups = build_optimiser(model, Training(weight_decay=0.3)).param_groups
+    groups = build_optimiser(model, Training(optimizer="sgd", learning_rate=0.1, weight_decay=0.3)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
 
 
@@ -211,7 +211,7 @@ def test_restored_optimiser_goes_on_bit_for_bit_in_channels_last(optimizer: str,
 
     from potstill.training.checkpoint import save_tensors
 
-    settings = Training(optimizer=optimizer)
+    settings = Training(optimizer=optimizer, learning_rate=None)
 
     def fresh() -> nn.Module:
         torch.manual_seed(0)

@@ -98,7 +98,7 @@ def test_a_memory_is_committed_once_a_step_and_told_of_steps_that_failed(toys: M
     task = Task(
         data=toys.image_data(),
         objective=Objective([Term(fragile), Term(hint_mse, on="hidden", head=lambda _probe: head)]),
-        settings=Training(learning_rate=0.01, precision="float32", accumulate=2),
+        settings=Training(optimizer="sgd", learning_rate=0.01, precision="float32", accumulate=2),
         preprocess=Preprocessor(),
         seed=0,
         augment_seed=0,

@@ -121,7 +121,9 @@ def test_the_part_of_the_user_stays_frozen(toys: ModuleType) -> None:
 
     task = Task(
         data=toys.image_data(), objective=preset("alone", "classification"),
-        settings=Training(stages=[{"until": 1, "train": ["conv", "head"]}], precision="float32"),
+        settings=Training(
+            optimizer="sgd", learning_rate=0.1, stages=[{"until": 1, "train": ["conv", "head"]}], precision="float32"
+        ),
         preprocess=Preprocessor(), seed=0, augment_seed=0, teacher=None, augment=None, views=None, taps={},
     )  # fmt: skip
     from potstill.data.loader import batches

@@ -40,7 +40,8 @@ class Flat(nn.Module):
 
 def task_of(toys: ModuleType, objective: Objective = BOTH, **settings) -> Task:
     return Task(
-        data=toys.image_data(), objective=objective, settings=Training(**{"precision": "float32", **settings}),
+        data=toys.image_data(), objective=objective,
+        settings=Training(**{"optimizer": "sgd", "learning_rate": 0.1, "precision": "float32", **settings}),
         preprocess=Preprocessor(), seed=0, augment_seed=0, teacher=toys.FormulaTeacher(), augment=None, views=None,
         taps={},
     )  # fmt: skip

@@ -30,6 +30,10 @@ class TrainingError(PotstillError):
     """Training had to stop; names the step, the term and where the last good checkpoint is."""
 
 
+class DivergedError(TrainingError):
+    """The loss, a gradient or the answers of a model in training are no finite numbers any more."""
+
+
 class ParityError(PotstillError):
     """An exported file does not answer like the model it came from; carries the numbers."""
 

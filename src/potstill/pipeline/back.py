@@ -46,7 +46,9 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
     section = settings_of(job)
     settings = Training(
         epochs=section.epochs or 1,
+        optimizer="sgd",
         learning_rate=section.learning_rate,
+        schedule="cosine",
         batch_size=job.recipe.training.batch_size,
         precision=job.recipe.training.precision,
     )

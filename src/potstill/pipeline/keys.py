@@ -12,6 +12,7 @@ from potstill.core import fingerprint
 from potstill.models.together import deployed
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
+from potstill.pipeline.racing import Race, student_race, teacher_races
 from potstill.recipe.schema import Member, Teacher
 from potstill.teachers import MergedTeacher
 from potstill.teachers.merged import member_model
@@ -25,6 +26,7 @@ class Keys:
     """The inputs of every stage, hashed.
 
     ``students`` maps ``(seed, kind)`` to a key; ``stores`` are what the teacher and then each model of a chain says.
+    ``rates`` maps the stages that choose what a recipe leaves open of a training to their keys.
     """
 
     teacher: str
@@ -36,6 +38,7 @@ class Keys:
     export: str
     evaluation: str
     back: str
+    rates: dict[str, str]
 
 
 def seeds(job: Job) -> tuple[int, ...]:
@@ -69,18 +72,28 @@ def keys(job: Job) -> Keys:
     """Return the key of every stage of ``job``, without running any."""
     recipe, data = job.recipe, job.data.fingerprint
     augment = recipe.data.augment.model_dump()
+    rates: dict[str, str] = {}
 
-    def trained(section: Teacher | Member, model: nn.Module, seed: int) -> str:
+    def raced(base: str, race: Race | None) -> str:
+        """Return the key of a training whose rates may be raced; the first of an arm decides the race's own key."""
+        if race is None:
+            return base
+        rates.setdefault(race.name, fingerprint.of_json(["rates", base, race.describe()]))
+        return fingerprint.of_json([base, rates[race.name]])
+
+    def trained(section: Teacher | Member, model: nn.Module, seed: int, race: Race | None) -> str:
         learnt = [section.train.model_dump(), data, augment, seed] if section.train else None
-        return fingerprint.of_json([model_identity(model), section.preprocess.model_dump(), learnt])
+        return raced(fingerprint.of_json([model_identity(model), section.preprocess.model_dump(), learnt]), race)
 
     model = job.make_teacher() if job.has_teacher else None
-    teacher = "none" if model is None else trained(job.teacher, model, recipe.seed)
+    races = teacher_races(job) if job.has_teacher else {}
+    teacher = "none" if model is None else trained(job.teacher, model, recipe.seed, races.get("teacher"))
     members: tuple[str, ...] = ()
     if isinstance(model, MergedTeacher):
         members = tuple(
-            fingerprint.of_json([trained(member, member_model(model, index), recipe.seed + index), member.classes])
+            fingerprint.of_json([trained(member, made, recipe.seed + index, races.get(name)), member.classes])
             for index, member in enumerate(job.members)
+            for made, name in [(member_model(model, index), f"teacher {index + 1}")]
         )
         teacher = fingerprint.of_json([teacher, members, job.teacher.merge.model_dump()])
     signals = sorted(job.objective.teacher_signals)
@@ -104,9 +117,14 @@ def keys(job: Job) -> Keys:
 
     sources = [teacher]
     for link in links(job):
-        sources.append(trained_student(as_student(job, link), recipe.seed, distilled(sources[-1])))
+        linked = as_student(job, link)
+        base = trained_student(linked, recipe.seed, distilled(sources[-1]))
+        sources.append(raced(base, student_race(linked, link.name)))
+    arms = {kind: student_race(job, kind) for kind in KINDS}
     students = {
-        (seed, kind): trained_student(job, seed, distilled(sources[-1]) if kind == "distilled" else kind)
+        (seed, kind): raced(
+            trained_student(job, seed, distilled(sources[-1]) if kind == "distilled" else kind), arms[kind]
+        )
         for seed, kind in student_runs(job)
     }
     predictions = fingerprint.of_json([teacher, sources[1:], job.teacher.precision, sorted(students.values())])
@@ -117,7 +135,7 @@ def keys(job: Job) -> Keys:
     stores = tuple(map(recorded, sources))
     section = recipe.back_to_teacher
     back = fingerprint.of_json([evaluation, _training(job), section.model_dump() if section else None])
-    return Keys(teacher, members, stores, tuple(sources[1:]), students, predictions, export, evaluation, back)
+    return Keys(teacher, members, stores, tuple(sources[1:]), students, predictions, export, evaluation, back, rates)
 
 
 def _training(job: Job) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.features import are_computed, job_for
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import Keys, keys, stage_name, student_runs
+from potstill.pipeline.keys import KINDS, Keys, keys, stage_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
+from potstill.pipeline.racing import Race, student_race, teacher_races, training_settings
 from potstill.pipeline.warnings import warnings_of
 from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
@@ -132,7 +133,8 @@ def _stages(
     teacher_rate: float,
 ) -> Iterator[PlannedStage]:
     samples = len(job.data.train)
-    settings = stages.training_settings(job)
+    settings = training_settings(job)
+    races = teacher_races(job) if teacher is not None else {}
 
     def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: Training) -> float:
         step = estimate(
@@ -147,6 +149,13 @@ def _stages(
         )
         return settings.epochs * num_batches(samples, settings.batch_size) * step
 
+    def raced(race: Race | None, training: float) -> Iterator[PlannedStage]:
+        """Yield the stage that chooses a training's rates, where there is one."""
+        if race is not None:
+            done = folder.is_done(race.name, key.rates[race.name])
+            tried = race.count if race.count > 1 else 0
+            yield PlannedStage(race.name, race.what, done, training * tried * race.steps / race.total)
+
     if job.recipe.student.on_features is not None:
         computed = are_computed(job)
         if job.written is not None and job.written.teacher is not None and job.written.teacher.train is not None:
@@ -158,16 +167,19 @@ def _stages(
         train = job.teacher.train
         seconds = training_seconds(teacher, job.teacher_preprocess, train)
         what = f"train the teacher for {train.epochs} epochs"
+        yield from raced(races["teacher"], seconds)
         yield PlannedStage("teacher", what, folder.is_done("teacher", key.teacher), seconds)
     for index, member in enumerate(job.members):
         if member.train is not None and isinstance(teacher, MergedTeacher):
             model, preprocess = member_model(teacher, index), preprocessor(member.preprocess)
             name = f"teacher {index + 1}"
+            seconds = training_seconds(model, preprocess, member.train)
+            yield from raced(races[name], seconds)
             yield PlannedStage(
                 name,
                 f"train {member.model} for {member.train.epochs} epochs",
                 folder.is_done(name, key.members[index]),
-                training_seconds(model, preprocess, member.train),
+                seconds,
             )
     if store is not None:
         what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
@@ -176,13 +188,17 @@ def _stages(
         taught = as_student(job, link)
         seconds = training_seconds(link.make(job.recipe.seed), taught.student_preprocess, link.training)
         what = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
+        yield from raced(student_race(taught, link.name), seconds)
         yield PlannedStage(link.name, what, folder.is_done(link.name, key.links[number]), seconds)
     alone = training_seconds(student, job.student_preprocess, settings)
     live = samples * settings.epochs / teacher_rate if job.teacher.live else 0.0
+    times = {"alone": alone, "distilled": alone + live}
+    if settings.minutes is not None:
+        times = {kind: min(seconds, 60 * settings.minutes) for kind, seconds in times.items()}
+    for kind in KINDS:
+        yield from raced(student_race(job, kind), times[kind])
     for seed, kind in student_runs(job):
-        seconds = alone + (live if kind == "distilled" else 0.0)
-        if settings.minutes is not None:
-            seconds = min(seconds, 60 * settings.minutes)
+        seconds = times[kind]
         name, done = stage_name(seed, kind), key.students[seed, kind]
         what = f"train for {settings.epochs} epochs, " + ("with the teacher" if kind == "distilled" else "labels only")
         yield PlannedStage(name, what, folder.is_done(name, done), seconds)

@@ -21,10 +21,11 @@ from potstill.pipeline.build import Given, Job
 from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
-from potstill.pipeline.keys import keys, stage_folder, stage_name, student_runs
-from potstill.pipeline.processes import start
+from potstill.pipeline.keys import KINDS, keys, stage_folder, stage_name, student_runs
+from potstill.pipeline.processes import on_main, start
+from potstill.pipeline.racing import clear_others, settle, student_race, training_settings, tried_rates
 from potstill.pipeline.stage_runner import StageRunner
-from potstill.pipeline.teaching import finished_teacher, recorded
+from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
@@ -92,6 +93,7 @@ class Run:
             "differences": evaluation["differences"],
             "verdict": evaluation["verdict"],
             "warnings": list(self.warnings),
+            "rates": tried_rates(self.folder),
             "exported": read_json(self.folder / "export" / "parity.json")["files"],
             "files": {"report": str(self.report), **{name: str(path) for name, path in self.exported.items()}},
             "seconds": read_json(self.folder / "run.json")["seconds"],
@@ -169,16 +171,15 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
         return job
     runner = StageRunner(folder, accelerator)
     whole = features.teacher_job(recipe, base=job.base, given=given or Given())
-    key = keys(whole).teacher
-    if whole.teacher.train is not None:
-        runner.together("teacher", key, "teacher", lambda path: stages.train_teacher(whole, path, accelerator))
+    key = keys(whole)
+    train_teachers(whole, runner, key)
 
     def is_computed() -> bool:
         return features.is_computed(whole, folder.path, layer)
 
     runner.checked(
         "features",
-        key,
+        key.teacher,
         lambda _: None if is_computed() else features.compute(whole, folder.path, layer),
         is_there=is_computed,
     )
@@ -190,34 +191,44 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
     key = keys(job)
     runner = StageRunner(folder, accelerator)
     together, alone = runner.together, runner.alone
+    raced = [*key.rates, *(["rates, teacher"] if job.written is not None else [])]  # features have a race before these
+    on_main(accelerator, lambda: clear_others(folder.path, raced))
     module = finished_teacher(job, runner, key)
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
         source = recorded(job, runner, key, teacher, link=0, stage="store")
         for number, (link, link_key) in enumerate(zip(links(job), key.links, strict=True), 1):
-            together(
-                link.name,
-                link_key,
-                link.folder,
-                partial(
-                    stages.train_student,
-                    as_student(job, link),
-                    accelerator=accelerator,
-                    seed=job.recipe.seed,
-                    kind="distilled",
-                    teacher=source,
-                    label=link.name,
-                ),
+            linked = as_student(job, link)
+            fit = partial(
+                stages.train_student,
+                linked,
+                accelerator=accelerator,
+                seed=job.recipe.seed,
+                kind="distilled",
+                teacher=source,
             )
+            settled = settle(training_settings(linked), student_race(linked, link.name), key.rates, runner, fit)
+            together(link.name, link_key, link.folder, partial(fit, settings=settled, label=link.name))
             taught = as_teacher(job, link, folder.path)
             next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
             source = recorded(taught, runner, key, next_teacher, link=number, stage=f"store of {link.name}")
+        student = partial(stages.train_student, job, accelerator=accelerator, teacher=source)
+        arms = {
+            kind: settle(
+                training_settings(job, kind),
+                student_race(job, kind),
+                key.rates,
+                runner,
+                partial(student, seed=job.recipe.seed, kind=kind),
+            )
+            for kind in KINDS
+        }
         for seed, kind in student_runs(job):
             together(
                 stage_name(seed, kind),
                 key.students[seed, kind],
                 stage_folder(seed, kind),
-                partial(stages.train_student, job, accelerator=accelerator, seed=seed, kind=kind, teacher=source),
+                partial(student, seed=seed, kind=kind, settings=arms[kind]),
             )
         out = folder.path
         measured = teacher if job.comparable else None

@@ -20,9 +20,11 @@ class StageRunner:
     folder: RunFolder
     accelerator: Accelerator
 
-    def together(self, stage: str, key: str, subfolder: str, work: Callable[[Path], Any]) -> None:
-        """Run a stage in which every process takes part, and which leaves weights in a folder of its own."""
-        if self._skip(stage, key, self.folder.path / subfolder / "weights.safetensors"):
+    def together(
+        self, stage: str, key: str, subfolder: str, work: Callable[[Path], Any], *, result: str = "weights.safetensors"
+    ) -> None:
+        """Run a stage in which every process takes part, and which leaves its result in a folder of its own."""
+        if self._skip(stage, key, self.folder.path / subfolder / result):
             return
         path = on_main(self.accelerator, lambda: self.folder.prepare(subfolder, key))
         if not self.accelerator.is_main_process:

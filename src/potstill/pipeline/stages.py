@@ -34,23 +34,22 @@ from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording
-from potstill.training import AverageTeacher, Result, train, without_teacher
+from potstill.training import AverageTeacher, Result, train
 
 Place = Path | str
 """Where a store lies: a folder, or an address."""
 
 
-def training_settings(job: Job) -> Training:
-    """Return the student's training settings with the budget's time limit in them."""
-    settings = job.recipe.training
-    if job.recipe.budget.minutes is None or settings.minutes is not None:
-        return settings
-    return settings.model_copy(update={"minutes": job.recipe.budget.minutes})
-
-
-def train_teacher(job: Job, folder: Path, accelerator: Accelerator) -> Result:
-    """Train the teacher on the same data, from labels alone."""
-    settings = job.teacher.train or Training()
+def train_teacher(
+    job: Job,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    settings: Training,
+    steps: int | None = None,
+    label: str = "teacher",
+) -> Result:
+    """Train the teacher on the same data, from labels alone; ``steps`` as in `train`."""
     return train(
         job.make_teacher(),
         job.data.to_learn(),
@@ -61,26 +60,37 @@ def train_teacher(job: Job, folder: Path, accelerator: Accelerator) -> Result:
         seed=job.recipe.seed,
         augment=job.augment,
         device=job.device,
-        label="teacher",
+        label=label,
         accelerator=accelerator,
+        steps=steps,
     )
 
 
-def train_member(job: Job, index: int, folder: Path, accelerator: Accelerator) -> Result:
+def train_member(
+    job: Job,
+    index: int,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    settings: Training,
+    steps: int | None = None,
+    label: str | None = None,
+) -> Result:
     """Train one member of a merged teacher from labels alone, on the classes that it is to know."""
     member = job.members[index]
     return train(
         job.make_member(index),
         job.data.to_learn() if member.classes is None else only_classes(job.data, member.classes),
         objective=preset("alone", job.data.task),
-        settings=member.train or Training(),
+        settings=settings,
         preprocess=preprocessor(member.preprocess),
         folder=folder,
         seed=job.recipe.seed + index,
         augment=job.augment,
         device=job.device,
-        label=f"teacher {index + 1}",
+        label=label or f"teacher {index + 1}",
         accelerator=accelerator,
+        steps=steps,
     )
 
 
@@ -101,9 +111,14 @@ def train_student(
     seed: int,
     kind: Kind,
     teacher: Teacher | None,
+    settings: Training,
     label: str | None = None,
+    steps: int | None = None,
 ) -> Result:
-    """Train one student: alone from labels, or distilled with the job's objective; all else is equal."""
+    """Train one student: alone from labels, or distilled with the job's objective; all else is equal.
+
+    ``settings`` are those of the recipe with nothing left open; ``steps`` as in `train`.
+    """
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
     stored = isinstance(teacher, StoredTeacher)
@@ -111,7 +126,7 @@ def train_student(
         job.make_learner(seed) if distilled else deployed(job.make_student(seed)),
         job.data.to_learn(),
         objective=job.objective if distilled else preset("alone", job.data.task),
-        settings=training_settings(job) if distilled else without_teacher(training_settings(job)),
+        settings=settings,
         preprocess=job.student_preprocess,
         folder=folder,
         seed=seed,
@@ -124,6 +139,7 @@ def train_student(
         device=job.device,
         label=label or f"{kind}, seed {seed}",
         accelerator=accelerator,
+        steps=steps,
     )
 
 

@@ -19,7 +19,9 @@ from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import Keys
 from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.processes import on_main
+from potstill.pipeline.racing import Attempt, settle, teacher_races
 from potstill.pipeline.stage_runner import StageRunner
+from potstill.recipe.schema import Training
 from potstill.store import Store, open_store
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher
 from potstill.teachers.merged import member_model
@@ -30,18 +32,24 @@ def finished_teacher(job: Job, runner: StageRunner, key: Keys) -> nn.Module | No
     """Return the job's teacher with its weights, training what is to be trained first; None without a teacher."""
     if not job.has_teacher:
         return None
-    if job.teacher.train is not None:
-        runner.together(
-            "teacher",
-            key.teacher,
-            "teacher",
-            lambda path: stages.train_teacher(job, path, runner.accelerator),
-        )
-    for stage, place, index in _trained_members(job):
-        runner.together(
-            stage, key.members[index], place, partial(stages.train_member, job, index, accelerator=runner.accelerator)
-        )
+    train_teachers(job, runner, key)
     return _with_weights(job, runner.folder)
+
+
+def train_teachers(job: Job, runner: StageRunner, key: Keys) -> None:
+    """Train the teacher, or the members of several, where the recipe says so: rates first, then weights."""
+    races = teacher_races(job)
+    trainings: list[tuple[str, str, str, Training, Attempt]] = []
+    fit: Attempt
+    if job.teacher.train is not None:
+        fit = partial(stages.train_teacher, job, accelerator=runner.accelerator)
+        trainings.append(("teacher", "teacher", key.teacher, job.teacher.train, fit))
+    for stage, place, index in _trained_members(job):
+        fit = partial(stages.train_member, job, index, accelerator=runner.accelerator)
+        trainings.append((stage, place, key.members[index], job.members[index].train or Training(), fit))
+    for stage, place, of_stage, settings, fit in trainings:
+        settled = settle(settings, races[stage], key.rates, runner, fit)
+        runner.together(stage, of_stage, place, partial(fit, settings=settled))
 
 
 def teacher_at_hand(job: Job, folder: RunFolder, key: Keys) -> nn.Module:

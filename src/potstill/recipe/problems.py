@@ -95,6 +95,10 @@ def explain(error: ValidationError, root: type[BaseModel] = Recipe) -> list[tupl
                 expected = " or ".join(dict.fromkeys(_kind(root, place, one["type"]) for one in refused[place]))
                 given = describe(details["input"])
                 found.setdefault(place, f"expected {expected}, got {given}{_meaning(root, place)}")
+        elif details["type"] == "literal_error" and place in refused:
+            kind, given = refused[place][0]["type"], details["input"]
+            expected = f"{_kind(root, place, kind)} or {details.get('ctx', {})['expected']}"
+            found.setdefault(place, f"expected {expected}, got {describe(given)}{_instead(root, place, kind, given)}")
         else:
             found.setdefault(place, _message(root, place, details))
     return list(found.items())

@@ -52,7 +52,6 @@ class DataSection(Section):
     id: str | None = Field(None, description="column with a stable id; the row number when absent")
     classes: list[str] | None = Field(None, description="class names in the teacher's order")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels a side")
-    encoding: str | None = Field(None, description="of CSV and JSONL files; UTF-8 when absent")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with unreadable files and NaN rows")
     standardise_targets: bool = Field(
         True, description="regression: learn each target in units of its mean and standard deviation over train"
@@ -97,14 +96,18 @@ class Training(Section):
     minutes: Positive | None = Field(None, description="stop after this many minutes, learning rate annealed by then")
     batch_size: int = Field(128, ge=1, description="samples per optimiser step, over all processes and micro-batches")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
-    optimizer: Literal["sgd", "adamw", "dot"] = "sgd"
-    learning_rate: Positive | None = Field(None, description="0.1 for sgd and dot, 0.002 for adamw when absent")
+    optimizer: Literal["auto", "sgd", "adamw", "dot"] = Field(
+        "auto", description="auto: a few optimisers and rates are tried on short trainings, each model by itself"
+    )
+    learning_rate: Positive | Literal["auto"] | None = Field(
+        "auto", description="highest rate of the schedule; null: 0.1 for sgd and dot, 0.002 for adamw"
+    )
     momentum: Fraction = Field(0.9, description="sgd and dot only")
     momentum_gap: Fraction = Field(
         0.075, description="dot only: less momentum for the terms without a teacher, more for those with one"
     )
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    schedule: Literal["auto", "cosine", "one_cycle", "constant"] = Field("auto", description="auto is cosine")
     warmup: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
     gradient_clip: Positive | None = Field(None, description="largest norm of the whole gradient")
     label_smoothing: Fraction = 0.0

@@ -5,6 +5,7 @@ from potstill.training.estimate import estimate
 from potstill.training.learner import made_shapes
 from potstill.training.loop import Result, train
 from potstill.training.optimiser import without_teacher
+from potstill.training.rates import is_open
 from potstill.training.schedule import learning_rate_at
 from potstill.training.setup import check_settings
 
@@ -13,6 +14,7 @@ __all__ = [
     "Result",
     "check_settings",
     "estimate",
+    "is_open",
     "learning_rate_at",
     "made_shapes",
     "train",

@@ -20,6 +20,7 @@ from potstill.objective import Objective
 from potstill.recipe.schema import Training
 from potstill.teachers.protocol import Teacher
 from potstill.training.average import AverageTeacher
+from potstill.training.rates import starting_point
 from potstill.training.schedule import peak_learning_rate
 from potstill.training.setup import Task, machine_for, make_accelerator
 from potstill.training.step import NotFiniteError, take_step
@@ -72,7 +73,7 @@ def estimate(
     task = Task(
         data=data,
         objective=objective,
-        settings=settings,
+        settings=starting_point(settings, student),
         preprocess=preprocess,
         seed=seed,
         augment_seed=seed if augment_seed is None else augment_seed,
@@ -99,7 +100,7 @@ def estimate(
                 stop=steps + 1 - len(seconds),
             ):
                 try:
-                    rate = peak_learning_rate(settings) * 1e-3
+                    rate = peak_learning_rate(task.settings) * 1e-3
                     take_step(machine, batch, count=len(batch), whole=True, progress=0.0, rate=rate)
                 except NotFiniteError:
                     pass

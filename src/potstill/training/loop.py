@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from potstill.core.errors import TrainingError, UsageError
+from potstill.core.errors import DivergedError, UsageError
 from potstill.core.files import write_json
 from potstill.core.progress import Advance, progress
 from potstill.core.random import key
@@ -34,6 +34,7 @@ from potstill.training import checkpoint, history
 from potstill.training.average import AverageTeacher, Follower
 from potstill.training.checkpoint import Counters, Stopped
 from potstill.training.optimiser import update_average
+from potstill.training.rates import starting_point
 from potstill.training.schedule import learning_rate_at, progress_at
 from potstill.training.setup import Task, identity, machine_for, make_accelerator
 from potstill.training.state import (
@@ -99,6 +100,7 @@ def train(
     device: str | torch.device = "auto",
     label: str = "student",
     accelerator: Accelerator | None = None,
+    steps: int | None = None,
 ) -> Result:
     """Train ``student`` in place and leave the weights in it that were best on validation.
 
@@ -113,7 +115,8 @@ def train(
         student: a fresh model; trained from the weights it has.
         data: train and validation are read, test is not.
         objective: what is minimised, as a sum over samples; each step divides it once by the samples of the batch.
-        settings: epochs, optimiser and the rest of the recipe's training section.
+        settings: epochs, optimiser and the rest of the recipe's training section. What is ``auto`` there is filled in
+            with the usual value for this kind of model: racing it is the pipeline's work.
         preprocess: what the student expects of its inputs; it is not changed and not part of the weights.
         folder: history.jsonl, checkpoint/, weights.safetensors and result.json are written here by the main process.
         seed: of sample order, dropout and adapters.
@@ -127,6 +130,7 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         label: shown beside the progress bar and in trackers.
         accelerator: one that exists already; made when absent.
+        steps: optimiser steps in all, in the place of ``settings.epochs``; the schedule is as complete as ever.
 
     Returns:
         where the weights are and how training went; equal on all processes.
@@ -134,7 +138,7 @@ def train(
     Raises:
         UsageError: the objective, the settings or a checkpoint in ``folder`` do not fit; raised before training.
         TeacherError: the teacher does not give what the objective reads.
-        TrainingError: the loss or a gradient became NaN or infinite; names step, epoch, term and last checkpoint.
+        DivergedError: the loss or a gradient became NaN or infinite; names step, epoch, term and last checkpoint.
 
     """
     given = accelerator
@@ -143,7 +147,7 @@ def train(
     task = Task(
         data=data,
         objective=objective,
-        settings=settings,
+        settings=starting_point(settings, student),
         preprocess=preprocess,
         seed=seed,
         augment_seed=seed if augment_seed is None else augment_seed,
@@ -151,6 +155,7 @@ def train(
         augment=augment,
         views=views,
         taps=taps or {},
+        steps=steps,
     )
     described = identity(student, task)
     if settings.batch_size < accelerator.num_processes:
@@ -166,7 +171,7 @@ def train(
         stack.enter_context(torch.random.fork_rng(devices=_cuda(accelerator.device)))
         machine, switch = stack.enter_context(machine_for(student, task, accelerator))
         per_epoch = num_batches(len(data.train), settings.batch_size)
-        state = start(machine, settings)
+        state = start(machine, task.settings)
         if found is not None:
             resume(machine, state, found)
         finished = state.counters.stopped is not None
@@ -177,7 +182,7 @@ def train(
             folder=folder,
             identity=described,
             weights=float_parameters(machine.learner.student),
-            trackers=_trackers(accelerator, settings, folder, label) if not finished else [],
+            trackers=_trackers(accelerator, task.settings, folder, label) if not finished else [],
             started=time.monotonic() - state.counters.seconds,
             per_epoch=per_epoch,
         )
@@ -188,7 +193,7 @@ def train(
             history.cut(run.history, state.counters.history_bytes)
         accelerator.wait_for_everyone()
         if not finished:
-            bar = progress(label, settings.epochs * per_epoch, unit="step", done=state.counters.step)
+            bar = progress(label, run.total, unit="step", done=state.counters.step)
             advance = stack.enter_context(bar) if accelerator.is_main_process else _silent
             _train(run, state, advance)
         checkpoint.put_back(student, state.best)
@@ -206,7 +211,7 @@ def _train(run: Run, state: State, advance: Advance) -> None:
         if state.counters.stopped is None and run.task.settings.checkpoint_every <= unsaved(state):
             save(run, state)
     if not state.best:
-        raise TrainingError(
+        raise DivergedError(
             f"Validation gave no usable number in any of {state.counters.epoch} epochs: the student's outputs are NaN "
             "or infinite. Lower training.learning_rate, or set training.gradient_clip."
         )
@@ -215,8 +220,7 @@ def _train(run: Run, state: State, advance: Advance) -> None:
 
 def _epoch(run: Run, state: State, advance: Advance) -> bool:
     """Take the epoch's remaining steps; return whether time ran out."""
-    settings, machine = run.task.settings, run.machine
-    total = settings.epochs * run.per_epoch
+    settings, machine, total = run.task.settings, run.machine, run.total
     processes: int = machine.accelerator.num_processes
     noted = state.began = time.monotonic()
     state.first = state.counters.seen
@@ -225,6 +229,8 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
         elapsed = agreed(machine, time.monotonic() - run.started) if settings.minutes else 0.0
         if settings.minutes and counters.step and elapsed >= 60.0 * settings.minutes:
             return True
+        if counters.step >= total:
+            return False
         share = progress_at(counters.step, total, elapsed, settings.minutes)
         _seed(machine.device, seed)
         # A batch smaller than the number of processes is given to each of them as a whole.
@@ -304,7 +310,7 @@ def _decide(run: Run, state: State, out_of_time: bool) -> None:
     counters, settings = state.counters, run.task.settings
     waited = counters.epoch - counters.best_epoch
     stopped: Stopped | None = None
-    if counters.epoch >= settings.epochs:
+    if counters.step >= run.total:
         stopped = "finished"
     elif out_of_time:
         stopped = "minutes"

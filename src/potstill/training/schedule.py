@@ -13,7 +13,17 @@ ONE_CYCLE_START = 1 / 25
 
 
 def peak_learning_rate(settings: Training) -> float:
-    """Return the highest learning rate of the schedule: the one that was set, else the optimiser's default."""
+    """Return the highest learning rate of the schedule: the one that was set, else the optimiser's usual one.
+
+    Raises:
+        UsageError: the optimiser or the rate is still ``auto``.
+
+    """
+    if settings.optimizer == "auto" or settings.learning_rate == "auto":
+        raise UsageError(
+            f"optimizer={settings.optimizer!r} and learning_rate={settings.learning_rate!r}: say both, or let "
+            "potstill.training.rates.candidates fill them in."
+        )
     return settings.learning_rate or DEFAULT_LEARNING_RATE[settings.optimizer]
 
 
@@ -24,7 +34,7 @@ def learning_rate_at(progress: float, settings: Training) -> float:
     share and ``r = (p - w) / (1 - w)`` the share of what comes after it:
 
     - ``constant``: rises linearly from 0 over ``w``, then stays at the peak.
-    - ``cosine``: rises linearly from 0 over ``w``, then falls as ``(1 + cos(pi r)) / 2`` to 0.
+    - ``cosine``, ``auto``: rises linearly from 0 over ``w``, then falls as ``(1 + cos(pi r)) / 2`` to 0.
     - ``one_cycle``: rises along a half cosine from 1/25 of the peak over ``max(w, 0.3)``, then falls as ``cosine``
       does (Smith and Topin, Super-Convergence, 2018, arXiv 1708.07120).
 

@@ -54,6 +54,7 @@ class Task:
     augment: AugmentSettings | None
     views: int | None
     taps: Mapping[str, Where]
+    steps: int | None = None
 
 
 def make_accelerator(device: str | torch.device) -> Accelerator:
@@ -302,4 +303,5 @@ def identity(student: nn.Module, task: Task) -> dict[str, Any]:
         "preprocess": [fingerprint.of_weights(task.preprocess), task.preprocess.size],
         "student": fingerprint.of_json(shapes),
         "teacher": task.teacher.fingerprint if task.teacher is not None and task.objective.needs_teacher else None,
+        **({} if task.steps is None else {"steps": task.steps}),
     }

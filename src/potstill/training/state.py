@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from potstill.core.errors import TrainingError
+from potstill.core.errors import DivergedError
 from potstill.objective import first_bad
 from potstill.recipe.schema import Training
 from potstill.training import checkpoint
@@ -58,6 +58,11 @@ class Run:
     trackers: list[Tracker]
     started: float
     per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.task.steps or self.task.settings.epochs * self.per_epoch
 
     @property
     def history(self) -> Path:
@@ -146,10 +151,10 @@ def refuse_deferred(run: Run, state: State, totals: Tensor) -> None:
     raise diverged(run, state, f"between steps {state.saved_step + 1} and {state.counters.step}", what)
 
 
-def diverged(run: Run, state: State, when: str, what: str) -> TrainingError:
+def diverged(run: Run, state: State, when: str, what: str) -> DivergedError:
     """Return the error that says when and where training left the finite numbers, and what is still there."""
     saved = f"{run.checkpoints} (step {state.saved_step})" if state.saved_step else "none was written yet"
-    return TrainingError(
+    return DivergedError(
         f"Training stopped {when}, epoch {state.counters.epoch + 1}: {what}. No weight was updated with it. "
         f"Last good checkpoint: {saved}. Lower training.learning_rate, set training.gradient_clip, or use "
         "training.precision: float32; then delete that checkpoint folder to train from the start."

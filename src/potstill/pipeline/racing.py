@@ -1,0 +1,219 @@
+"""Choosing what a recipe leaves open of a training: a few short trainings of that very model, judged on validation.
+
+Each arm is raced by itself, with its own objective and teacher, on the first seed; all arms get the same candidates
+and the same number of steps.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from potstill.core.errors import DivergedError
+from potstill.core.files import read_json, write_json
+from potstill.data import Data, num_batches, only_classes
+from potstill.pipeline.build import Job
+from potstill.pipeline.processes import on_main
+from potstill.pipeline.stage_runner import StageRunner
+from potstill.recipe.schema import AnyModel, Training
+from potstill.training import Result, without_teacher
+from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
+from potstill.training.schedule import peak_learning_rate
+
+FILE = "rates.json"
+Attempt = Callable[..., Result]
+"""Train the model that is raced; called with a folder, ``settings``, ``steps`` and ``label``."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """What one arm tries.
+
+    Attributes:
+        arm: what it is for: ``alone``, ``distilled``, ``teacher``, ``teacher 2``, ``assistant 1``.
+        settings: the candidates, the likeliest first.
+        count: how many of them are tried; fewer than two where the training is too short to try any.
+        steps: of each candidate that is tried.
+        total: steps of the training that they are for.
+        judged_on: validation samples of which the metric is a share; None for a metric of another kind.
+
+    """
+
+    arm: str
+    settings: tuple[Training, ...]
+    count: int
+    steps: int
+    total: int
+    judged_on: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return f"rates, {self.arm}"
+
+    @property
+    def folder(self) -> str:
+        """The stage's folder in the run folder."""
+        return f"rates/{self.arm.replace(' ', '-')}"
+
+    @property
+    def what(self) -> str:
+        """What the stage does, for a plan."""
+        if self.count < 2:
+            return "too short to try rates: the usual ones for this kind of model"
+        said = ", ".join(f"{one.optimizer} {peak_learning_rate(one):g}" for one in self.settings[: self.count])
+        return f"try {said}, {self.steps} steps each, and choose on validation"
+
+    def describe(self) -> list[Any]:
+        """Return what a key has to know of it, as JSON data."""
+        tried = [[one.optimizer, one.learning_rate] for one in self.settings[: max(1, self.count)]]
+        return [tried, self.steps]
+
+
+def race(arm: str, settings: Training, model: nn.Module, *, trained: bool, data: Data) -> Race | None:
+    """Return the race of one training, or None where the recipe leaves nothing open.
+
+    Args:
+        arm: what it is for.
+        settings: of the recipe.
+        model: to be trained.
+        trained: whether it comes with weights.
+        data: it is trained on.
+
+    """
+    if not is_open(settings):
+        return None
+    total = settings.epochs * num_batches(len(data.train), settings.batch_size)
+    found = candidates(settings, model, trained=trained)
+    count, steps = steps_of_each(len(found), total)
+    judged_on = len(data.validation) if data.task == "classification" else None
+    return Race(arm, found, count, steps, total, judged_on)
+
+
+def training_settings(job: Job, kind: str = "distilled") -> Training:
+    """Return the student's training settings with the budget's time limit, ``alone`` without what needs a teacher."""
+    settings = job.recipe.training if kind != "alone" else without_teacher(job.recipe.training)
+    if job.recipe.budget.minutes is None or settings.minutes is not None:
+        return settings
+    return settings.model_copy(update={"minutes": job.recipe.budget.minutes})
+
+
+def student_race(job: Job, arm: str) -> Race | None:
+    """Return the race of a job's student: ``alone``, ``distilled``, or the name of a link of the chain.
+
+    Both arms try the same; where the optimiser is one for two gradients, the student alone tries it with one.
+    """
+    settings = training_settings(job, arm)
+    trained = job.recipe.student.weights is not None
+    return race(arm, settings, job.make_student(job.recipe.seed), trained=trained, data=job.data)
+
+
+def teacher_races(job: Job) -> dict[str, Race | None]:
+    """Return the races of the teacher, or of the members of several, that are trained here, by their stage's name."""
+    sections: dict[str, tuple[AnyModel, nn.Module, Data]] = {}
+    if job.teacher.train is not None:
+        sections["teacher"] = job.teacher, job.make_teacher(), job.data
+    for index, member in enumerate(job.members):
+        if member.train is not None:
+            data = job.data if member.classes is None else only_classes(job.data, member.classes)
+            sections[f"teacher {index + 1}"] = member, job.make_member(index), data
+    return {
+        name: race(name, section.train or Training(), model, trained=section.weights is not None, data=data)
+        for name, (section, model, data) in sections.items()
+    }
+
+
+def settle(
+    settings: Training, race: Race | None, keys: Mapping[str, str], runner: StageRunner, attempt: Attempt
+) -> Training:
+    """Return the settings of a training with nothing left open: the recipe's, or what its race has chosen.
+
+    Args:
+        settings: of the recipe, returned where there is no race.
+        race: of this training; run once, as a stage of its own.
+        keys: of the races, by the names of their stages.
+        runner: of the stages.
+        attempt: trains the model with a candidate.
+
+    """
+    if race is None:
+        return settings
+    work = partial(run_race, race, attempt=attempt, accelerator=runner.accelerator)
+    runner.together(race.name, keys[race.name], race.folder, work, result=FILE)
+    chosen: int = read_json(runner.folder.path / race.folder / FILE)["chosen"]
+    return race.settings[chosen]
+
+
+def run_race(race: Race, folder: Path, attempt: Attempt, accelerator: Accelerator) -> None:
+    """Try the candidates one after the other and write which won; what was tried before a kill is not tried again."""
+    file = folder / FILE
+    tried: list[dict[str, Any]] = on_main(accelerator, lambda: read_json(file)["tried"] if file.exists() else [])
+    number = len(tried)
+    while race.count > 1 and number < race.count:
+        settings, place = race.settings[number], folder / str(number + 1)
+        label = f"{race.name}: {settings.optimizer} {peak_learning_rate(settings):g}"
+        result: Result | None = None
+        try:
+            tried_settings = short(settings, race.steps, race.total)
+            result = attempt(place, settings=tried_settings, steps=race.steps, label=label)
+        except DivergedError:
+            pass
+        note = partial(_note, race, settings, result, place)
+        tried.append(on_main(accelerator, note))
+        on_main(accelerator, partial(_write, race, tried, file))
+        on_main(accelerator, partial(shutil.rmtree, place, ignore_errors=True))
+        number += 1
+    chosen = best([Tried(**one) for one in tried], samples=race.judged_on) if tried else 0
+    on_main(accelerator, partial(_write, race, tried, file, chosen))
+
+
+def tried_rates(out: Path) -> list[dict[str, Any]]:
+    """Return what each arm of a run tried and chose, as its stages wrote it; empty where every rate was fixed."""
+    return [read_json(path) for path in sorted((out / "rates").glob(f"*/{FILE}"))]
+
+
+def clear_others(out: Path, names: Iterable[str]) -> None:
+    """Remove the races that an earlier recipe had in the same run folder, all but those of the stages named."""
+    kept = {name.removeprefix("rates, ").replace(" ", "-") for name in names}
+    for folder in (out / "rates").glob("*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+
+
+def _note(race: Race, settings: Training, result: Result | None, place: Path) -> dict[str, Any]:
+    """Return how a candidate ended, as JSON data."""
+    rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()] if result else []
+    last = rows[-1] if rows else {}
+    score, loss = last.get("validation_metric"), last.get("validation_loss")
+    found = Tried(
+        optimizer=settings.optimizer,
+        learning_rate=peak_learning_rate(settings),
+        steps=race.steps,
+        validation=score if loss is not None else None,
+        loss=loss if score is not None else None,
+        seconds=round(result.seconds, 3) if result is not None else 0.0,
+    )
+    return found.to_json()
+
+
+def _write(race: Race, tried: list[dict[str, Any]], file: Path, chosen: int | None = None) -> None:
+    settings = race.settings[chosen or 0]
+    write_json(
+        file,
+        {
+            "arm": race.arm,
+            "tried": tried,
+            "chosen": chosen,
+            "optimizer": settings.optimizer,
+            "learning_rate": peak_learning_rate(settings),
+            "training_steps": race.total,
+        },
+    )
