@@ -130,8 +130,8 @@ def _check_numbers(data: Data) -> list[Finding]:
     constant = np.flatnonzero(columns.min(axis=0) == columns.max(axis=0))
     if len(constant):
         raise DataError(
-            f"train: target column {constant[0]} has one value only, {columns[0, constant[0]]:g}: there is nothing to "
-            "learn. Check data.target."
+            f"train: target column {constant[0]} has one value only, {columns[0, constant[0]]:g}, as a 32-bit "
+            "float: there is nothing to learn. Check data.target."
         )
     return []
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from potstill.core.errors import DataError
 from potstill.core.progress import progress
-from potstill.data.raw import Raw, Stored, stored_array
+from potstill.data.labels import in_order
+from potstill.data.raw import Raw, Stored, as_array, stored_array
 from potstill.data.samples import Array, Finding, Ints, Rows, digest_bytes, digest_rows, id_of_text
 
 KEPT_BYTES = 2 * 1024**3
@@ -137,7 +138,10 @@ def input_array(value: Any, size: int | None = None) -> Array:
     if isinstance(value, Image.Image):
         pixels = to_pixels(value, size)
         return pixels[:1] if value.mode in ("L", "1") else pixels
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    array = as_array(value, "its inputs")
+    if np.ma.is_masked(array):
+        raise DataError("inputs are masked (missing)")
+    array = np.ma.getdata(array)
     if array.dtype.kind not in "biuf":
         raise DataError(f"an input is {type(value).__name__} {array.dtype}, expected an image, a tensor or numbers")
     if array.dtype == np.uint8 and array.ndim in (2, 3):
@@ -161,7 +165,7 @@ def read_folder(root: Path, image_size: int | None) -> Raw:
         DataError: no classes or images, or images of several sizes.
 
     """
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = in_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise DataError(f"{root} has no subfolders: expected one folder of images for each class.")
     if {name.lower() for name in classes} <= _SPLIT_NAMES:
@@ -319,17 +323,20 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 
 def _plain(label: Any) -> Any:
+    if np.ma.is_masked(label):
+        return None
     if isinstance(label, Tensor):
-        label = label.detach().cpu().numpy()
+        label = as_array(label, "its target")
     return label.item() if isinstance(label, np.ndarray | np.generic) and label.size == 1 else label
 
 
 def _label_array(labels: list[Any]) -> Array:
     """Return numbers as numbers and anything else as objects; None stays a missing label."""
     known = [label for label in labels if label is not None]
-    if known and all(isinstance(label, bool | int) for label in known) and len(known) == len(labels):
+    kinds = set(map(type, known))
+    if len(kinds) == 1 and kinds <= {bool, int} and len(known) == len(labels):
         return np.array(labels)
-    if known and all(isinstance(label, bool | int | float) for label in known):
+    if float in kinds and kinds <= {int, float}:
         return np.array([np.nan if label is None else label for label in labels], dtype=np.float64)
     if known and all(isinstance(label, np.ndarray | list | tuple) for label in known):
         empty = np.full(np.shape(known[0]), np.nan)

@@ -1,50 +1,47 @@
-"""From labels as they were found to targets: class numbers or float values.
+"""From labels to targets: class numbers or float values.
 
 Shape legend: n samples, k regression columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
 import numpy as np
 
 from potstill.core.errors import DataError
+from potstill.data.columns import Column, merged
+from potstill.data.label_texts import NUMBER
 from potstill.data.samples import Array, Finding, Ints
 
 _LISTED = 12
+_NUMBERS = (bool, int, float, Decimal, np.number)
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
-def named(labels: Array, role: str) -> tuple[list[str], Ints, bool]:
-    """Return the different labels as texts in order, which of them each sample has, and whether they are numbers.
+def named(labels: Array) -> tuple[list[str], Ints, bool]:
+    """Return the different labels in order, which of them each sample has, and whether all are whole numbers.
 
-    Numbers are ordered by value, texts by the alphabet.
-
-    Raises:
-        DataError: labels that cannot be classes.
+    Args:
+        labels: (n,) texts.
 
     """
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise DataError(
-            f"{role}: targets have shape {labels.shape}; classification expects one class for each sample, (n,). "
-            "Use the index of the largest value of one-hot targets, or set task: regression."
-        )
-    if labels.dtype.kind == "f":
-        fractional = labels[labels != np.round(labels)]
-        if len(fractional):
-            raise DataError(
-                f"{role}: labels are fractional numbers such as {fractional[0]:g}, not classes. "
-                "For predicting numbers set task: regression."
-            )
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind == "O":
-        labels = np.array([str(label) for label in labels], dtype=str)
-    if labels.dtype.kind not in "biuU":
-        raise DataError(f"{role}: labels have dtype {labels.dtype}; expected texts or whole numbers.")
-    values, codes = np.unique(labels, return_inverse=True)
-    return [str(value) for value in values], codes.reshape(-1).astype(np.int64), labels.dtype.kind in "iu"
+    names = in_order(set(labels))
+    place = {name: index for index, name in enumerate(names)}
+    codes = np.array([place[label] for label in labels], dtype=np.int64)
+    return names, codes, all(_WHOLE.fullmatch(name) for name in names)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return class names in their order: by value where all are numbers, by the alphabet otherwise."""
+    names = list(names)
+    if all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (Decimal(name), name))
+    return sorted(names)
 
 
 def number(
@@ -53,7 +50,7 @@ def number(
     """Number the labels of all splits by one list of classes.
 
     Args:
-        labels: role to (n,) labels; ``"train"`` is among them.
+        labels: role to (n,) texts; ``"train"`` is among them.
         classes: the names given by the user, in the teacher's order. Whole-number labels that are not among the
             names are taken as positions in this list.
         label_names: the names given by the source, in its order.
@@ -65,7 +62,7 @@ def number(
         DataError: labels that are not among the classes.
 
     """
-    found = {role: named(array, role) for role, array in labels.items()}
+    found = {role: named(array) for role, array in labels.items()}
     if classes is not None and len(set(classes)) != len(classes):
         raise DataError(f"data.classes lists a name twice: {_listed(classes)}.")
     if classes is not None and not _all_known(found, classes) and _are_positions(found, len(classes)):
@@ -74,6 +71,8 @@ def number(
             for role, (names, codes, _) in found.items()
         }
         return tuple(classes), by_position, ()
+    if classes is None and label_names is None:
+        _refuse_fractions(found["train"][0])
     order = tuple(classes or label_names or found["train"][0])
     place = {name: index for index, name in enumerate(order)}
     for role, (names, codes, _) in found.items():
@@ -90,18 +89,56 @@ def number(
             f"{role}: {count} samples are of classes that train does not have: {_listed(unknown)}. Classes of train: "
             f"{_listed(order)}. Put samples of them into train, or list all classes in data.classes if it is intended."
         )
-    findings: tuple[Finding, ...] = ()
+    findings = _alike(order)
     if classes is None and label_names is None and found["train"][2] and order != tuple(map(str, range(len(order)))):
         text = (
             f"labels are the numbers {_listed(order)}; they become classes 0 to {len(order) - 1} in this order. "
             "List data.classes if the teacher numbers them differently."
         )
-        findings = (Finding("warning", "renumbered-classes", text, len(order)),)
+        findings = (*findings, Finding("warning", "renumbered-classes", text, len(order)))
     targets = {
         role: np.array([place[name] for name in names], dtype=np.int64)[codes]
         for role, (names, codes, _) in found.items()
     }
     return order, targets, findings
+
+
+def _refuse_fractions(names: Sequence[str]) -> None:
+    if all(NUMBER.fullmatch(name) for name in names):
+        fractions = [name for name in names if Decimal(name) % 1]
+        if fractions:
+            raise DataError(
+                f"train: labels are fractional numbers such as {fractions[0]}, not classes. For predicting numbers set "
+                "task: regression; where they are names, list them in data.classes."
+            )
+
+
+def _alike(names: Sequence[str]) -> tuple[Finding, ...]:
+    """Say which names of classes differ only in case, spaces, the spelling of letters or of numbers."""
+    groups: dict[str | Decimal, list[str]] = defaultdict(list)
+    for name in names:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups[Decimal(plain) if NUMBER.fullmatch(plain) else plain].append(name)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if not alike:
+        return ()
+    shown = "; ".join(" and ".join(repr(name) for name in group[:4]) for group in alike[:4])
+    text = (
+        f"{sum(map(len, alike))} classes look alike but are different: {shown}. Make the labels equal if they mean "
+        "the same."
+    )
+    return (Finding("warning", "classes-alike", text, sum(map(len, alike))),)
+
+
+def with_gaps(labels: Array) -> Array:
+    """Return regression targets with NaN where one is masked or None."""
+    if isinstance(labels, np.ma.MaskedArray):
+        values = np.ma.getdata(labels).astype(np.float64) if labels.dtype.kind in "biuf" else np.ma.getdata(labels)
+        values[np.ma.getmaskarray(labels)] = np.nan if values.dtype.kind == "f" else None
+        return values
+    if labels.dtype == object and all(value is None or isinstance(value, _NUMBERS) for value in labels):
+        return np.array([np.nan if value is None else float(value) for value in labels])
+    return labels
 
 
 def values_of(labels: Array, role: str) -> Array:
@@ -119,6 +156,18 @@ def values_of(labels: Array, role: str) -> Array:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     return np.ascontiguousarray(labels, dtype=np.float64)
+
+
+def merged_values(values: Array) -> tuple[Finding, ...]:
+    """Say how many different regression targets of the train split 32-bit floats cannot tell apart."""
+    lost = 0 if values.ndim > 1 else merged(Column("target"), values)
+    if not lost:
+        return ()
+    text = (
+        f"the targets of train are {len(np.unique(values)):,} different numbers, {lost:,} of which 32-bit floats "
+        f"cannot tell from their neighbours: models learn them as equal. Subtract a constant first."
+    )
+    return (Finding("warning", "merged-targets", text, lost),)
 
 
 def _all_known(found: Mapping[str, tuple[list[str], Ints, bool]], classes: Sequence[str]) -> bool:

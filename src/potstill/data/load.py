@@ -13,6 +13,7 @@ from potstill.core.errors import DataError, UsageError
 from potstill.core.scale import scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
+from potstill.data.files import check_encoding
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
 from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
 from potstill.data.sources import Options, read
@@ -34,6 +35,7 @@ def load(
     id_column: str | None = None,
     classes: Sequence[str] | None = None,
     image_size: int | None = None,
+    encoding: str | None = None,
     on_bad: OnBad = "error",
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
@@ -61,6 +63,7 @@ def load(
         id_column: column with a stable id of each sample; the row number when absent. Folders use hashed file paths.
         classes: class names in the teacher's order; those of the source, or the sorted labels of train, when absent.
         image_size: side in pixels that images of folders and datasets are resized to.
+        encoding: of CSV and JSONL files; UTF-8 when absent.
         on_bad: ``"error"`` or ``"skip"`` unreadable files and rows with missing, NaN or infinite values.
         validation_fraction: share of train for validation, when it is made.
         test_fraction: share of train for test, when it is made.
@@ -88,7 +91,18 @@ def load(
             f"data.split: validation {validation_fraction:g} and test {test_fraction:g} must be 0 or more and leave "
             "something for train."
         )
-    options = Options(inputs, exclude, target, id_column, image_size, args, Path(base))
+    check_encoding(encoding)
+    options = Options(
+        task=task,
+        inputs=inputs,
+        exclude=exclude,
+        target=target,
+        id_column=id_column,
+        image_size=image_size,
+        encoding=encoding,
+        args=args,
+        base=Path(base),
+    )
     raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad)
     raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
@@ -100,6 +114,7 @@ def load(
         findings += remarks
     else:
         targets = {role: labels.values_of(raw.labels, role) for role, raw in raws.items()}
+        findings += labels.merged_values(raws["train"].labels)
     contents, columns, remarks = _contents(raws)
     splits = {
         role: make_samples(
@@ -184,7 +199,7 @@ def _with_made_splits(raws: dict[str, Raw], task: Task, fractions: Mapping[str, 
         return raws
     strata: Ints = np.zeros(len(whole), dtype=np.int64)
     if task == "classification":
-        strata = labels.named(whole.labels, "train")[1]
+        strata = labels.named(whole.labels)[1]
     rows = split_rows(whole.ids, strata, validation=wanted["validation"], test=wanted["test"], seed=seed)
     made = dict(zip(_ROLES, (whole.take(part) for part in rows), strict=True))
     return {role: raws[role] if role != "train" and role in raws else made[role] for role in _ROLES}

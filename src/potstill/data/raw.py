@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,6 +84,35 @@ class Raw:
             content=self.content.take(rows),
             names=None if self.names is None else tuple(self.names[row] for row in rows),
         )
+
+
+def as_array(value: Any, what: str) -> Array:
+    """Return values as a NumPy array, masked where some are missing.
+
+    Args:
+        value: an array, a tensor, a list, or a column or table with ``to_numpy``.
+        what: what to call it in errors.
+
+    Raises:
+        DataError: it is sparse, nested or of a type that NumPy does not have.
+
+    """
+    if type(value).__module__.startswith("scipy.sparse"):
+        raise DataError(f"{what} are a sparse matrix ({type(value).__name__}). Give .toarray() of it.")
+    if not isinstance(value, torch.Tensor):
+        if hasattr(value, "to_numpy"):
+            value = value.to_numpy()
+        return value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    if hasattr(value, "get_mask"):
+        masked: Any = value  # torch.masked says where values are, NumPy where they are not
+        return np.ma.array(as_array(masked.get_data(), what), mask=~masked.get_mask().cpu().numpy())
+    if value.is_nested or value.layout != torch.strided:
+        raise DataError(f"{what} are a {'nested' if value.is_nested else 'sparse'} tensor. Give .to_dense() of it.")
+    try:
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        return np.asarray((value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy())
+    except (TypeError, RuntimeError) as error:
+        raise DataError(f"{what} are a tensor of {value.dtype}, which NumPy cannot hold: {error}.") from error
 
 
 def stored_array(inputs: Array) -> tuple[Stored, dict[int, str]]:

@@ -17,8 +17,10 @@ from torch.utils.data import TensorDataset
 from potstill.core.errors import DataError, UsageError, did_you_mean
 from potstill.core.optional import require
 from potstill.data import functions, images, tables
-from potstill.data.raw import Raw, ids_of, missing, stored_array
-from potstill.data.samples import Array, Finding
+from potstill.data.label_texts import texts_of
+from potstill.data.labels import with_gaps
+from potstill.data.raw import Raw, as_array, ids_of, missing, stored_array
+from potstill.data.samples import Array, Finding, Task
 
 _ROLES = {
     "train": "train",
@@ -39,11 +41,13 @@ _ACCEPTED = (
 class Options:
     """How sources are read; the fields are those of the recipe's data section."""
 
+    task: Task = "classification"
     inputs: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
     target: str = "label"
     id_column: str | None = None
     image_size: int | None = None
+    encoding: str | None = None
     args: Mapping[str, Any] | None = None
     base: Path = Path()
 
@@ -84,9 +88,16 @@ def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
 
 def _read_one(source: Any, role: str, options: Options) -> Raw:
     raw = _read(source, role, options)
+    if options.encoding is not None and not _is_plain_text(source):
+        raise UsageError(f"data.encoding is for CSV and JSONL files, not for data.{role}. Remove it.")
     if raw.labels.shape[0] != len(raw.ids) or not raw.labels.ndim:
         raise DataError(f"{role}: {len(raw)} inputs but targets of shape {raw.labels.shape}; expected one for each.")
-    return replace(raw, bad={**missing(raw.labels), **raw.bad})
+    found = texts_of(raw.labels, role) if options.task == "classification" else with_gaps(raw.labels)
+    return replace(raw, labels=found, bad={**missing(found), **raw.bad})
+
+
+def _is_plain_text(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix.lower() in (".csv", ".jsonl")
 
 
 def _read(source: Any, role: str, options: Options) -> Raw:
@@ -128,7 +139,13 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
     if options.image_size is not None:
         raise UsageError(f"data.image_size is for images of a folder or dataset, not for {given}. Remove it.")
     return tables.read_table(
-        path, inputs=options.inputs, target=options.target, id_column=options.id_column, exclude=options.exclude
+        path,
+        inputs=options.inputs,
+        target=options.target,
+        id_column=options.id_column,
+        exclude=options.exclude,
+        encoding=options.encoding,
+        text_target=options.task == "classification",
     )
 
 
@@ -138,12 +155,15 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
             "data.image_size is for images of a folder or dataset; arrays keep their size. Remove it, or set "
             "preprocess.size of the models."
         )
-    array, labels = _as_array(inputs), _as_array(targets)
+    array, labels = as_array(inputs, f"the inputs of {role}"), _labels(targets, f"the targets of {role}")
     if array.ndim < 1 or labels.ndim < 1 or len(array) != len(labels):
         raise DataError(
             f"{role}: inputs have shape {array.shape} and targets {labels.shape}; expected (n, ...) and (n,)."
         )
-    content, bad = stored_array(array)
+    content, bad = stored_array(np.ma.getdata(array))
+    if isinstance(array, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(array).any(axis=tuple(range(1, array.ndim)))
+        bad |= dict.fromkeys(np.flatnonzero(hidden).tolist(), "inputs are masked (missing)")
     findings: tuple[Finding, ...] = ()
     if len(content.shape) == 3 and array.dtype != np.uint8 and array.size and len(bad) < len(array):
         low, high = float(np.nanmin(array)), float(np.nanmax(array))
@@ -153,7 +173,9 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
                 "Changes of colour, erasing and the normalisation of published models assume that range."
             )
             findings = (Finding("warning", "pixel-range", text, len(array)),)
-    numbers = np.arange(len(array), dtype=np.int64) if ids is None else ids_of(_as_array(ids), f"data.{role}")
+    numbers = np.arange(len(array), dtype=np.int64)
+    if ids is not None:
+        numbers = ids_of(as_array(ids, f"the ids of {role}"), f"data.{role}")
     return Raw(numbers, labels, content, own_ids=ids is not None, bad=bad, findings=findings)
 
 
@@ -243,13 +265,22 @@ def _refuse_columns(options: Options, what: str, *, images_allowed: bool = False
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | torch.Tensor) or (
-        isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | list)
+    return (
+        isinstance(value, np.ndarray | torch.Tensor)
+        or (isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | bytes | list))
+        or hasattr(value, "to_numpy")
+        or _is_sparse(value)
     )
 
 
-def _as_array(value: Any) -> Array:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return np.asarray((value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy())
-    return np.asarray(value)
+def _is_sparse(value: Any) -> bool:
+    return type(value).__module__.startswith("scipy.sparse")
+
+
+def _labels(value: Any, what: str) -> Array:
+    """Return targets as an array; NumPy alone would make texts of numbers, or numbers of booleans, in a mixed list."""
+    if isinstance(value, list) and not isinstance(value[0], list) and len(set(map(type, value))) > 1:
+        found = np.empty(len(value), dtype=object)
+        found[:] = value
+        return found
+    return as_array(value, what)

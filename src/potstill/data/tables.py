@@ -5,7 +5,10 @@ Shape legend: n rows, f numbers of a sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import codecs
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ import numpy as np
 from potstill.core.errors import DataError, did_you_mean
 from potstill.core.optional import require
 from potstill.data.columns import Column, as_categories, as_numbers, merged, number_column
+from potstill.data.files import not_a_file, utf8_content
+from potstill.data.label_texts import without_guesses
 from potstill.data.raw import Raw, Stored, Table, ids_of, stored_array
 from potstill.data.samples import Array, Finding
 
@@ -28,28 +33,58 @@ def read_table(
     target: str,
     id_column: str | None,
     exclude: Sequence[str] | None = None,
+    encoding: str | None = None,
+    text_target: bool = False,
 ) -> Raw:
     """Read a CSV, Parquet, JSONL or NPZ file with named columns.
+
+    Args:
+        path: the file.
+        inputs: columns that models see; all but target and id when None.
+        target: the label column.
+        id_column: the column with stable ids; the row number when None.
+        exclude: columns that models do not see.
+        encoding: of CSV and JSONL; UTF-8 when None.
+        text_target: whether the labels of CSV and JSONL are read as they are written, not as a reader guesses.
 
     Raises:
         DataError: the file cannot be read, or a named column is not in it.
         PotstillError: pyarrow is not installed (not needed for NPZ).
 
     """
-    return from_columns(
-        read_columns(path), str(path), inputs=inputs, target=target, id_column=id_column, exclude=exclude
-    )
+    columns = read_columns(path, encoding=encoding, texts=(target,) if text_target else ())
+    return from_columns(columns, str(path), inputs=inputs, target=target, id_column=id_column, exclude=exclude)
 
 
-def read_columns(path: Path) -> dict[str, Array]:
+def read_columns(path: Path, *, encoding: str | None = None, texts: Sequence[str] = ()) -> dict[str, Array]:
     """Return the columns of a CSV, Parquet, JSONL or NPZ file as arrays, keyed by name.
+
+    Args:
+        path: the file.
+        encoding: of CSV and JSONL; UTF-8 when None.
+        texts: columns of CSV and JSONL that are texts as they are written: ``01`` is not ``1``.
 
     Raises:
         DataError: the file cannot be read.
         PotstillError: pyarrow is not installed (not needed for NPZ).
 
     """
-    return _read_npz(path) if path.suffix.lower() == ".npz" else from_arrow(_read_arrow(path), str(path))
+    suffix, instead = path.suffix.lower(), not_a_file(path)
+    if instead:
+        raise DataError(f"{path} is {instead}, expected a {suffix[1:]} file.")
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix == ".parquet":
+        return from_arrow(_read_parquet(path), str(path))
+    content = utf8_content(path, encoding)
+    table = _read_text(path, content, texts)
+    columns = from_arrow(table, str(path))
+    for name in set(texts) & set(columns):
+        if suffix == ".jsonl" and str(table.column(name).type) not in ("string", "bool", "int64", "null"):
+            columns[name] = _as_written(path, content, name)
+        if columns[name].dtype == object:
+            columns[name] = without_guesses(columns[name])
+    return columns
 
 
 def from_columns(
@@ -217,16 +252,66 @@ def from_arrow(table: Any, source: str) -> dict[str, Array]:
     return {name: _from_arrow_column(table.column(name)) for name in names}
 
 
-def _read_arrow(path: Path) -> Any:
-    arrow = require("pyarrow", feature=f"reading {path.suffix} files", extra="tables")
+def _read_parquet(path: Path) -> Any:
+    arrow = require("pyarrow", feature="reading Parquet files", extra="tables")
+    parquet = require("pyarrow.parquet", feature="reading Parquet files", extra="tables")
     try:
-        if path.suffix.lower() == ".parquet":
-            return require("pyarrow.parquet", feature="reading Parquet files", extra="tables").read_table(path)
-        module = "pyarrow.csv" if path.suffix.lower() == ".csv" else "pyarrow.json"
-        reader = require(module, feature=f"reading {path.suffix} files", extra="tables")
-        return reader.read_csv(path) if module == "pyarrow.csv" else reader.read_json(path)
+        return parquet.read_table(path, page_checksum_verification=True)
+    except (arrow.ArrowException, OSError, MemoryError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {_first_line(error)}. It may be cut or damaged.") from error
+
+
+def _read_text(path: Path, content: bytes | None, texts: Sequence[str]) -> Any:
+    """Return a CSV or JSONL file as a pyarrow table; ``content`` replaces what the file holds."""
+    suffix = path.suffix.lower()
+    arrow = require("pyarrow", feature=f"reading {suffix} files", extra="tables")
+    module = "pyarrow.csv" if suffix == ".csv" else "pyarrow.json"
+    reader = require(module, feature=f"reading {suffix} files", extra="tables")
+    source = path if content is None else arrow.BufferReader(content)
+    try:
+        if suffix == ".jsonl":
+            return reader.read_json(source)
+        return reader.read_csv(
+            source, convert_options=reader.ConvertOptions(column_types=dict.fromkeys(texts, arrow.string()))
+        )
     except (arrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+        place = _broken_line(path, content) if suffix == ".jsonl" else ""
+        raise DataError(f"{path} cannot be read as {suffix[1:]}: {place or _first_line(error)}") from error
+
+
+def _rows(path: Path, content: bytes | None) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") if content is None else io.BytesIO(content) as file:
+        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+
+
+def _broken_line(path: Path, content: bytes | None) -> str:
+    """Return which line of a JSONL file is no object, or ""."""
+    for number, line in _rows(path, content):
+        try:
+            row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+        except (ValueError, RecursionError) as error:
+            return f"line {number} is not JSON: {error}"
+        if not isinstance(row, dict):
+            return f"line {number} is {type(row).__name__}, expected an object such as {{...}}"
+    return ""
+
+
+def _as_written(path: Path, content: bytes | None, name: str) -> Array:
+    """Return a column of a JSONL file with numbers as they are written, where a reader made floats or dates of them."""
+    values = []
+    for _, line in _rows(path, content):
+        row = json.loads(
+            line.removeprefix(codecs.BOM_UTF8), parse_float=str, parse_int=str, parse_constant=lambda _: None
+        )
+        values.append(row.get(name))
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".")[:300] if text else type(error).__name__
 
 
 def _from_arrow_column(column: Any) -> Array:
@@ -236,7 +321,9 @@ def _from_arrow_column(column: Any) -> Array:
         column = column.cast(column.type.value_type)
     kind = column.type
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        if column.null_count and not types.is_floating(kind):
+        if column.null_count and types.is_boolean(kind):
+            return np.array(column.to_pylist(), dtype=object)
+        if column.null_count and types.is_integer(kind):
             # Nulls need a float to be seen as missing, but floats do not hold every whole number.
             try:
                 return np.asarray(column.cast("float64").to_numpy())
@@ -341,7 +428,7 @@ def _texts(column: Array, name: str, source: str) -> Array:
 
 
 def _any_of_row(flags: Array) -> Array:
-    return np.asarray(flags if flags.ndim == 1 else flags.reshape(len(flags), -1).any(axis=1))
+    return np.asarray(flags.any(axis=tuple(range(1, flags.ndim))))
 
 
 def _text(value: object) -> str:

@@ -291,6 +291,7 @@ def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
         id_column=section.id,
         classes=section.classes,
         image_size=section.image_size,
+        encoding=section.encoding,
         on_bad=section.on_bad,
         validation_fraction=section.split.validation,
         test_fraction=section.split.test,
