@@ -13,6 +13,7 @@ import numpy as np
 Numbers = Mapping[str, Any]
 Finding = dict[str, str]
 
+KEPT = 0.99  # of the variance of values that a store must keep
 SATURATED = 0.02  # of the largest possible entropy: below, the soft targets are nearly the teacher's hard labels
 FLAT = 0.95  # of the largest possible entropy: above, the answers say nearly nothing
 UNCOVERED = 0.05  # of the probability mass
@@ -114,6 +115,9 @@ def _stored(facts: Numbers) -> list[str]:
     chosen = next((row for row in facts["fidelity"] if row.get("chosen")), None)
     if chosen is None:
         return []
+    if chosen.get("r2") is not None:
+        left = f"R² = {chosen['r2']:.4f}" if chosen["r2"] > 0 else "nothing of their variance"
+        return [f"What is stored, read back, keeps {left} of the teacher's answers to the probe set (1 is all)."]
     parts = [f"{chosen['kl']:.2g} nats of divergence"] if chosen.get("kl") is not None else []
     if chosen.get("angle") is not None:
         angle = chosen["angle"]
@@ -245,7 +249,14 @@ def fidelity_warnings(rows: Sequence[Numbers]) -> list[Finding]:
     """Return what is wrong with the stored form of the answers."""
     found = []
     for row in (row for row in rows if row.get("chosen")):
-        missing, length = row.get("uncovered"), row.get("norm_ratio")
+        missing, length, kept = row.get("uncovered"), row.get("norm_ratio"), row.get("r2")
+        if kept is not None and kept < KEPT:
+            found.append(
+                _warn(
+                    f"What is stored ({row['codec']}) has lost more than {percent(1 - KEPT)} of the variance of what "
+                    "the teacher says: a student learns from stairs. Record with store.dtype: float32."
+                )
+            )
         if missing is not None and missing > UNCOVERED:
             found.append(
                 _warn(

@@ -49,8 +49,8 @@ class Recording:
         seconds: the time of the recording, if known.
         rate: answers (sample and view) a second, if known.
         fidelity: one row per codec that was tried on the probe set: ``{"codec": str, "bytes": per item, "kl": nats,
-            "angle": degrees, "norm_ratio": stored / full, "uncovered": share, "chosen": bool}``; a number that was not
-            measured is None or absent.
+            "angle": degrees, "norm_ratio": stored / full, "uncovered": share, "chosen": bool}``; for values ``"r2"`` of
+            what is stored against what was said. A number that was not measured is None or absent.
         kept: what lies in the store, in plain words.
         sampled: whether the probabilities at hand are draws from the teacher's, not themselves.
 

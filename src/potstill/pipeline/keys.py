@@ -99,7 +99,7 @@ def keys(job: Job) -> Keys:
     signals = sorted(job.objective.teacher_signals)
 
     def recorded(teacher: str) -> str:
-        stored = recipe.store.model_dump(exclude={"path"})
+        stored = recipe.store.model_dump(exclude={"path", "accept_loss"})
         return fingerprint.of_json([teacher, data, augment, recipe.seed, stored, signals, job.teacher.taps])
 
     def trained_student(job: Job, seed: int, learns: Any) -> str:

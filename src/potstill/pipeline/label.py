@@ -30,12 +30,13 @@ from potstill.pipeline.keys import Keys, keys
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.store_loss import describe_codec, explained, read_back
 from potstill.pipeline.teaching import finished_teacher, record, teacher_at_hand
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
-from potstill.store.codecs import Codec, Full, LowRank, ThresholdSampling, TopK
-from potstill.store.fidelity import Kept, compare
+from potstill.store.codecs import Codec, Full, ThresholdSampling, TopK
+from potstill.store.fidelity import Kept, compare, keep
 from potstill.store.size import bytes_on_disk
 from potstill.teachers import LiveTeacher, StoredTeacher
 from potstill.teachers.privacy import what_is_kept
@@ -181,7 +182,7 @@ def _facts(job: Job, teacher: LiveTeacher, store: Store, out: Path, seconds: flo
         full_bytes=manifest.num_rows * 4 * sum(int(np.prod(shape)) for shape in store.shapes.values()),
         seconds=seconds,
         rate=None if not seconds else manifest.num_rows / seconds,
-        fidelity=_fidelity(job, teacher, store) if data.task == "classification" else (),
+        fidelity=_fidelity(job, teacher, store),
         kept=what_is_kept(manifest),
         sampled=codec.samples,
     )
@@ -256,14 +257,15 @@ def _answers(job: Job, teacher: LiveTeacher, samples: Samples) -> Array | None:
 def _fidelity(job: Job, teacher: LiveTeacher, store: Store) -> list[dict[str, Any]]:
     """Compare what is stored, and what other codecs would store, with the teacher's own answers to some samples."""
     spec = store.manifest.signals["logits"]
-    chosen: Codec | Kept = spec.codec
     probe = next(stages.recording_batches(job, [(0, min(PROBE, len(job.data.train)))]))
-    logits = teacher(probe)["logits"].cpu().numpy()
+    said = teacher(probe)["logits"].cpu()
+    stored, width = read_back(store, probe)["logits"], float(spec.width or 0)
+    if job.data.task == "regression":
+        return _fidelity_of_values(said, Kept(spec.codec, width, stored))
+    logits = said.numpy()
     others: list[Codec] = [Full("float16"), Full("int8"), *(TopK(k) for k in (5, 50) if 4 * k <= logits.shape[1])]
     others += [ThresholdSampling(m) for m in (8, 16) if 4 * m <= logits.shape[1]]
-    if isinstance(spec.codec, LowRank):  # its numbers are no logits: compare what reading makes of them
-        stored = StoredTeacher(store, ["logits"]).read(probe.ids, probe.views)["logits"]
-        chosen = Kept(spec.codec, float(spec.width or 0), stored)
+    chosen = Kept(spec.codec, width, stored)
     codecs: list[Codec | Kept] = [chosen, *(codec for codec in others if codec != spec.codec)]
     hidden, student_logits = _student_on(job, probe)
     found = compare(logits, codecs, student_logits=student_logits if hidden is not None else None, hidden=hidden)
@@ -281,6 +283,21 @@ def _fidelity(job: Job, teacher: LiveTeacher, store: Store) -> list[dict[str, An
     ]
 
 
+def _fidelity_of_values(said: torch.Tensor, stored: Kept) -> list[dict[str, Any]]:
+    """Return R2 of what is stored, and of what other number formats would store, against what was said (b, k)."""
+    others = [Full(dtype) for dtype in ("float32", "float16", "int8") if Full(dtype) != stored.codec]
+    kept = [stored, *(keep(said.numpy(), codec) for codec in others)]
+    return [
+        {
+            "codec": describe_codec(one.codec),
+            "bytes": one.bytes_per_item,
+            "r2": float(explained(said, one.answer).min()),
+            "chosen": one is stored,
+        }
+        for one in kept
+    ]
+
+
 def _student_on(job: Job, probe: Batch) -> tuple[Array | None, Array]:
     """Return what the untrained student's last layer reads (None where it has no linear one), and its logits."""
     student = deployed(job.make_student(job.recipe.seed)).eval()
@@ -290,10 +307,3 @@ def _student_on(job: Job, probe: Batch) -> tuple[Array | None, Array]:
         read = stack.enter_context(reading(student.get_submodule(name))) if name is not None else []
         logits = output_tensor(student(inputs)).numpy()
     return (read[0].numpy() if read else None), logits
-
-
-def describe_codec(codec: Codec) -> str:
-    """Return a codec in a few words: its name and settings."""
-    settings = codec.to_json()
-    name = str(settings.pop("codec")).replace("_", " ")
-    return ", ".join([name, *(f"{value}" if key == "dtype" else f"{key} {value}" for key, value in settings.items())])

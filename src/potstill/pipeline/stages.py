@@ -27,9 +27,11 @@ from potstill.pipeline import low_rank
 from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.keys import Keys, Kind
 from potstill.pipeline.makers import located, preprocessor
+from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
 from potstill.recipe.schema import Training
 from potstill.store import Manifest, Store, codecs, open_store, record_part
 from potstill.store.codecs import Codec, LowRank
+from potstill.store.heads import read_head
 from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
@@ -272,11 +274,50 @@ def record_teacher(
     if manifest.signals["logits"].head is not None:
         folder = place if isinstance(place, Path) else cache_folder(place, manifest)
         manifest, answer = _reduced(job, teacher, manifest, folder)
+    if not _was_begun(place) and job.teacher.votes is None:  # every question about votes costs privacy
+        answer = _checked(job, teacher, answer, manifest, place)
     batches, ids = partial(recording_batches, job), job.data.train.ids
     what = f"recording the teacher, {in_words(manifest.num_bytes)}"
     if isinstance(place, str):
         return record_remote(answer, batches, place, manifest, ids, part=part, description=what)
     return record_part(answer, batches, place, manifest, ids, part=part, description=what)
+
+
+def _was_begun(place: Place) -> bool:
+    return is_recorded(place) if isinstance(place, str) else any(place.glob("manifest*.json"))
+
+
+def _checked(job: Job, teacher: LiveTeacher, answer: Answer, manifest: Manifest, place: Place) -> Answer:
+    """Refuse a store that would lose what the teacher says, by its first batch; return who knows that batch's answer.
+
+    Raises:
+        UsageError: too much is lost.
+
+    """
+    probe = next(recording_batches(job))
+    said = teacher(probe)
+    answers = said if answer is teacher else {k: v for k, v in answer(probe).items() if isinstance(v, torch.Tensor)}
+    folder = place if isinstance(place, Path) else cache_folder(place, manifest)
+    head = None if answer is teacher else read_head(folder, manifest.signals["logits"].file)
+    refuse_lossy(job, manifest, said, encoded(manifest, answers, head))
+
+    def remembering(batch: Batch) -> Any:
+        known = torch.equal(batch.ids, probe.ids) and torch.equal(batch.views, probe.views)
+        return answers if known else answer(batch)
+
+    return remembering
+
+
+def check_store(job: Job, teacher: LiveTeacher, store: Store) -> None:
+    """Refuse a store that is there already and has lost what the teacher says; one batch is read and asked.
+
+    Raises:
+        UsageError: too much is lost.
+
+    """
+    if job.teacher.votes is None:
+        probe = next(recording_batches(job))
+        refuse_lossy(job, store.manifest, teacher(probe), read_back(store, probe))
 
 
 def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:

@@ -85,10 +85,17 @@ def recorded(
 def record(job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher, *, link: int = 0, stage: str) -> None:
     """Record a teacher with all processes; a recording that is there already is checked, and repaired if need be."""
     store = stages.store_place(job, key, runner.folder.path, link)
+    unknown = not runner.folder.is_done(stage, key.stores[link]) and stages.is_recorded(store)
+
+    def work(part: tuple[int, int]) -> None:
+        stages.record_teacher(job, teacher, store, part, spare=True)
+        if unknown and part[0] == 0:  # a store of somebody else's run
+            stages.check_store(job, teacher, open_store(store))
+
     runner.checked(
         stage,
         key.stores[link],
-        lambda part: stages.record_teacher(job, teacher, store, part, spare=True),
+        work,
         is_there=lambda: stages.is_recorded(store),
         shared=True,
     )

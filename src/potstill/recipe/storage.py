@@ -65,6 +65,9 @@ class Store(Section):
     codecs: dict[str, CodecSection] = Field(
         default_factory=dict, description="how a signal is kept, such as {logits: {codec: top_k, k: 50}}"
     )
+    accept_loss: bool = Field(
+        False, description="record even where the number format or codec loses much of what the teacher says"
+    )
     shards: int | None = Field(None, ge=1, description="parts that processes can record alone; by size when absent")
     views: int | None = Field(
         None,

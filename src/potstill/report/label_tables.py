@@ -44,6 +44,16 @@ def fidelity_table(facts: LabelFacts) -> Table | None:
     """Return one row per codec that was tried on the probe set."""
     if not facts.fidelity:
         return None
+    if "r2" in facts.fidelity[0]:
+        kept = [
+            ScoreRow(
+                str(row["codec"]),
+                "chosen" if row.get("chosen") else "",
+                (Cell(size(row.get("bytes"))), Cell(f"{row['r2']:.4f}" if row["r2"] > 0 else "none")),
+            )
+            for row in facts.fidelity
+        ]
+        return Table(("Form", "Size", "R² of stored against said"), tuple(kept))
     rows = [
         ScoreRow(
             str(row["codec"]),
