@@ -30,7 +30,6 @@ EVALUATION: dict[str, Any] = {
     "classes": ["a", "b"],
     "num_examples": 1234,
     "seeds": [0, 1, 2],
-    "resamples": 2000,
     "verdict": {
         "headline": "Distillation helped.",
         "sentences": ["It is 2.0 points better than training alone."],

@@ -38,7 +38,6 @@ def classification(seeds: tuple[int, ...] = (3, 5, 9), gain: float = 0.8, **chan
         "distilled": {seed: scores(generator, targets, 1.5 + gain) for seed in seeds},
         "sizes": SIZES,
         "classes": list("abcde"),
-        "resamples": 300,
         **changes,
     }
 
@@ -55,8 +54,9 @@ def test_classification_scores_are_scikit_learns_averaged_over_seeds() -> None:
     f1 = [sk.f1_score(targets, logits.argmax(1), average="macro") for logits in distilled.values()]
     student = result.models["distilled"]
     assert list(result.models) == ["teacher", "alone", "distilled"]
-    assert set(student.metrics) == {"accuracy", "macro_f1", "nll", "brier", "ece", "agreement", "kl_to_teacher"}
-    assert set(result.models["teacher"].metrics) == {"accuracy", "macro_f1", "nll", "brier", "ece"}
+    own = {"accuracy", "balanced_accuracy", "auc", "macro_f1", "nll", "brier", "ece"}
+    assert set(student.metrics) == own | {"agreement", "kl_to_teacher"}
+    assert set(result.models["teacher"].metrics) == own
     np.testing.assert_allclose(student.per_seed["accuracy"], accuracies, atol=1e-12)
     assert student.metrics["macro_f1"] == pytest.approx(np.mean(f1), abs=1e-12)
     for scored in result.models.values():
@@ -118,10 +118,43 @@ def test_json_round_trip_through_text() -> None:
     assert again.chosen_on == "validation"
 
 
-def test_same_seed_same_result_and_another_seed_another_interval() -> None:
+def test_the_headline_metric_can_be_chosen_and_unusable_names_are_refused() -> None:
     given = classification()
-    assert run(**given, seed=4) == run(**given, seed=4)
-    assert run(**given, seed=4).models["alone"].intervals != run(**given, seed=5).models["alone"].intervals
+    result = run(**given, metric="auc")
+    assert result.headline_metric == "auc"
+    assert "AUC" in result.verdict.headline
+    assert result.models == run(**given).models
+    for name in ("agreement", "r2", "auroc"):
+        with pytest.raises(UsageError, match=f"one of accuracy, balanced_accuracy, auc.* got '{name}'"):
+            run(**given, metric=name)
+
+
+def test_a_class_without_test_examples_is_left_out_and_named() -> None:
+    given = classification()
+    targets = np.where(given["targets"] == 2, 1, given["targets"])
+    result = run(**{**given, "targets": targets})
+    logits = given["distilled"][3]
+    odds = logits - np.log(np.exp(logits).sum(1, keepdims=True) - np.exp(logits))
+    areas = [sk.roc_auc_score(targets == c, odds[:, c]) for c in (0, 1, 3, 4)]
+    assert result.models["distilled"].per_seed["auc"][0] == pytest.approx(np.mean(areas), abs=1e-12)
+    recalls = [(logits.argmax(1) == targets)[targets == c].mean() for c in (0, 1, 3, 4)]
+    assert result.models["distilled"].per_seed["balanced_accuracy"][0] == pytest.approx(np.mean(recalls), abs=1e-12)
+    assert any("no example of class c" in sentence for sentence in result.verdict.sentences)
+    one_class = run(**{**given, "targets": np.zeros(N, np.int64)})
+    assert "auc" not in one_class.models["distilled"].metrics
+    with pytest.raises(UsageError, match="all test examples are of one class"):
+        run(**{**given, "targets": np.zeros(N, np.int64)}, metric="auc")
+
+
+def test_one_test_example_gives_endless_intervals_and_plain_json() -> None:
+    given = classification(seeds=(0,))
+    first = {name: given[name][:1] for name in ("targets", "teacher")}
+    students = {kind: {0: given[kind][0][:1]} for kind in ("alone", "distilled")}
+    result = run(**{**given, **first, **students})
+    found = result.differences["distilled-alone"]
+    assert (found["nll"].low, found["nll"].high) == (-np.inf, np.inf)
+    assert (found["accuracy"].low, found["accuracy"].high) == (-1.0, 1.0)
+    assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
 
 
 @pytest.mark.parametrize("columns", [None, 2])

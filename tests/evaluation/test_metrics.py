@@ -137,5 +137,31 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_every_metric_has_a_range() -> None:
-    assert len(metrics.RANGES) == 10
+    assert len(metrics.RANGES) == 12
     assert all(callable(getattr(metrics, name)) for name in metrics.RANGES)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_auc_and_balanced_accuracy_are_scikit_learns(classes: int) -> None:
+    generator = np.random.default_rng(classes)
+    targets = generator.integers(0, classes, 300)
+    logits = generator.normal(size=(300, classes)) + 1.5 * np.eye(classes)[targets]
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    binary = classes == 2
+    wanted = sk.roc_auc_score(targets, chances[:, 1] if binary else chances, multi_class="ovr")
+    assert metrics.auc(logits, targets) == pytest.approx(wanted, abs=1e-12)
+    assert metrics.balanced_accuracy(logits, targets) == pytest.approx(
+        sk.balanced_accuracy_score(targets, logits.argmax(1)), abs=1e-12
+    )
+
+
+def test_auc_counts_ties_half_and_keeps_the_order_of_the_surest() -> None:
+    generator = np.random.default_rng(0)
+    votes = generator.integers(1, 10, 400)  # ten trees: many equal probabilities
+    targets = (generator.random(400) < votes / 10).astype(int)
+    logits = np.log(np.stack([1 - votes / 10, votes / 10], axis=1)).astype(np.float32)
+    assert metrics.auc(logits, targets) == pytest.approx(sk.roc_auc_score(targets, votes), abs=1e-12)
+    # As float64 probabilities all of these are exactly 1.
+    sure = np.stack([np.zeros(6), [800.0, 600.0, 500.0, 400.0, 90.0, 80.0]], axis=1)
+    assert metrics.auc(sure, np.array([1, 1, 1, 0, 0, 0])) == 1.0
+    assert metrics.auc(np.zeros((4, 2)), np.array([0, 0, 1, 1])) == 0.5

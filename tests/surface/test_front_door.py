@@ -134,6 +134,8 @@ LOOSE = [
     "export.max_accuracy_drop=0.99",
     "--set",
     "evaluation.latency=false",
+    "--set",
+    "budget.milliseconds=null",
 ]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +13,8 @@ from potstill.cli.options import Json
 from potstill.core.errors import UsageError
 
 HELPED = {"yes": "helped", "no": "did not help", "unclear": "unclear"}
+CLAIMS = 3  # seeds from which on a verdict is about the method
+THIS = {"yes": "better", "no": "not better", "unclear": "unclear"}  # with one or two seeds: of these students only
 
 
 def runs(
@@ -46,10 +49,15 @@ def runs(
                 str(run["status"]),
                 show.METRIC_NAMES.get(metric, metric),
                 *(show.score(metric, run.get(model)) for model in show.MODEL_NAMES),
-                HELPED.get(str(run.get("verdict")), str(run.get("verdict") or show.NOTHING)),
+                _helped(run),
                 show.megabytes(run.get("bytes")),
                 str(run.get("created") or show.NOTHING)[:16].replace("T", " "),
             ]
         )
     header = ["run", "status", "metric", "teacher", "alone", "distilled", "distillation", "MB", "created"]
     show.table(header, rows, right=[3, 4, 5, 7])
+
+
+def _helped(run: Mapping[str, Any]) -> str:
+    verdict, seeds = str(run.get("verdict") or show.NOTHING), run.get("seeds")
+    return (THIS if seeds is not None and seeds < CLAIMS else HELPED).get(verdict, verdict)

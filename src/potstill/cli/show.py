@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 NOTHING = "-"
 MODEL_NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
-METRIC_NAMES = {"accuracy": "accuracy", "r2": "R2"}
+METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro_f1": "macro F1", "r2": "R2"}
+PERCENT = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def is_terminal() -> bool:
@@ -125,6 +126,8 @@ def evaluation(result: EvaluationResult) -> None:
     echo(result.verdict.headline)
     for sentence in result.verdict.sentences:
         echo(f"  {sentence}")
+    for warning in result.verdict.warnings:
+        echo(f"  Warning: {warning}")
 
 
 def files(paths: Mapping[str, Path | str]) -> None:
@@ -144,7 +147,7 @@ def score(metric: str, value: float | None) -> str:
     """Return a metric's value: shares as percentages, the rest as numbers."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.1f}%" if metric in PERCENT else f"{value:.3f}"
 
 
 def interval(metric: str, bounds: Sequence[float] | None) -> str:

@@ -21,6 +21,24 @@ def log_softmax(logits: Array) -> Floats:
     return result
 
 
+def log_odds(logits: Array) -> Floats:
+    """Return log(p / (1 - p)) of every class, (n, c) in float64: the order of the probabilities, also near 0 and 1.
+
+    A probability itself is rounded to 1 where its complement is small; its log odds keep the order there.
+    """
+    wide = np.asarray(logits, dtype=np.float64)
+    rows, top = np.arange(len(wide)), wide.argmax(axis=1)
+    shifted = wide - wide.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    # Of the largest score the others are summed by themselves: 1 would swallow them.
+    result: Floats = shifted - np.log(np.maximum(powers.sum(axis=1, keepdims=True) - powers, 1.0))
+    others = shifted.copy()
+    others[rows, top] = -np.inf
+    second = others.max(axis=1, keepdims=True)
+    result[rows, top] = -(second[:, 0] + np.log(np.exp(others - second).sum(axis=1)))
+    return result
+
+
 def checked_classes(logits: Array, targets: Array) -> tuple[Array, Ints]:
     """Return logits (n, c) and integer targets (n,), or raise a `UsageError` that says what does not fit."""
     logits, targets = np.asarray(logits), np.asarray(targets)

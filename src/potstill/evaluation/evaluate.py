@@ -5,22 +5,31 @@ Pure NumPy: nothing here runs a model. Shape legend: n test examples, c classes,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import PotstillError, UsageError
-from potstill.evaluation import intervals, metrics
+from potstill.evaluation import delete_one, metrics
 from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_softmax
-from potstill.evaluation.intervals import Statistic
+from potstill.evaluation.delete_one import Jackknife, of_mean
+from potstill.evaluation.intervals import interval, spare
 from potstill.evaluation.result import EvaluationResult, ModelScores, Size, Task
-from potstill.evaluation.verdict import Difference, Limit, Verdict, judge
+from potstill.evaluation.verdict import Difference, Limit, Verdict, judge, weak_teacher
 
 __all__ = ["EvaluationResult", "ModelScores", "Size", "evaluate", "with_limits"]
 
+Measure = Callable[[Array, Array], Jackknife | None]
+
+Scored = tuple[Difference, tuple[float, ...]]  # a score with its interval, and the value of each seed
+
 CLASSES_SHOWN = 100
+CLASSES_NAMED = 5
+HEADLINES: Mapping[Task, str] = {"classification": "accuracy", "regression": "r2"}
+OVER_CLASSES = ("balanced_accuracy", "auc")  # averages over classes, however few examples a class has
+ABOUT_TEACHER = ("agreement", "kl_to_teacher")  # of no worth in themselves: they are no headline
 
 
 def evaluate(
@@ -37,8 +46,10 @@ def evaluate(
     shown_seed: int | None = None,
     others: Mapping[str, Array] | None = None,
     limits: Sequence[Limit] = (),
-    resamples: int = 2000,
-    seed: int = 0,
+    metric: str | None = None,
+    warnings: Sequence[str] = (),
+    resamples: int | None = None,
+    seed: int | None = None,
     num_disagreements: int = 24,
 ) -> EvaluationResult:
     """Compare teacher, students trained alone and distilled students on the test split.
@@ -57,8 +68,11 @@ def evaluate(
         others: name -> (n, c) outputs of further models to show beside these: the members of a merged teacher, the
             assistants of a chain. The best of them is compared with the teacher as ``"teacher-<name>"``.
         limits: the budget, measured; see also `with_limits`.
-        resamples: bootstrap resamples behind each interval.
-        seed: of the resampling.
+        metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
+        warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
+            alone or not clearly better than chance is added here.
+        resamples: not used; intervals need no resampling any more.
+        seed: not used; nothing here is random.
         num_disagreements: how many examples to list.
 
     Raises:
@@ -66,24 +80,36 @@ def evaluate(
         PotstillError: outputs that are not finite.
 
     """
+    del resamples, seed
     others = others or {}
     _check(task, targets, teacher, alone, distilled, others, sizes, classes)
     seeds = tuple(distilled)
     outputs: dict[str, list[Array]] = {
         **({} if teacher is None else {"teacher": [np.asarray(teacher)]}),
-        "alone": [np.asarray(alone[seed]) for seed in seeds],
-        "distilled": [np.asarray(distilled[seed]) for seed in seeds],
+        "alone": [np.asarray(alone[number]) for number in seeds],
+        "distilled": [np.asarray(distilled[number]) for number in seeds],
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
-    values, draws = _measure(task, outputs, np.asarray(targets), resamples, np.random.default_rng([seed, 0]))
-    generator = np.random.default_rng([seed, 1])
+    tables = _tables(task, None if teacher is None else np.asarray(teacher))
+    headline = metric or HEADLINES[task]
+    if headline not in tables or headline in ABOUT_TEACHER:
+        usable = ", ".join(name for name in tables if name not in ABOUT_TEACHER)
+        raise UsageError(f"The metric of a {task} task is one of {usable}; got '{headline}'.")
+    measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
     n = len(targets)
-    models = {name: _scores(name, values[name], draws[name], sizes[name], n, generator) for name in outputs}
-    headline = "accuracy" if task == "classification" else "r2"
-    pairs: list[tuple[str, str]] = [("distilled", other) for other in ("alone", "teacher") if other in outputs]
-    if others and teacher is not None:
-        pairs.append(("teacher", max(others, key=lambda name: models[name].metrics[headline])))
-    differences = {f"{one}-{other}": _differences(values, draws, one, other, n, generator) for one, other in pairs}
+    models = {
+        name: ModelScores(
+            name=name,
+            metrics={one: score.value for one, (score, _) in measured[name].items()},
+            intervals={one: (score.low, score.high) for one, (score, _) in measured[name].items()},
+            per_seed={one: per_seed for one, (_, per_seed) in measured[name].items()},
+            parameters=sizes[name].parameters,
+            flops=sizes[name].flops,
+            bytes=sizes[name].bytes,
+            latency_ms=sizes[name].latency_ms,
+        )
+        for name in outputs
+    }
     class_scores = outputs if task == "classification" else {}
     result = EvaluationResult(
         task=task,
@@ -91,7 +117,6 @@ def evaluate(
         classes=tuple(classes),
         num_examples=n,
         seeds=seeds,
-        resamples=resamples,
         models=models,
         differences=differences,
         verdict=Verdict("", (), "unclear", None),
@@ -117,33 +142,45 @@ def evaluate(
             if teacher is not None
             else ()
         ),
+        remarks=tuple(_remarks(targets, classes, np.shape(distilled[seeds[0]])[1]) if class_scores else ()),
+        warnings=(*_about_teacher(models, differences, headline, targets), *warnings),
     )
     return with_limits(result, limits)
 
 
 def with_limits(result: EvaluationResult, limits: Sequence[Limit]) -> EvaluationResult:
     """Return the result with its verdict written anew against ``limits``; use it when files are measured later."""
-    metric = result.headline_metric
     verdict = judge(
-        metric=metric,
+        metric=result.headline_metric,
         scores={name: scores.metrics for name, scores in result.models.items()},
-        to_alone=result.differences["distilled-alone"][metric],
-        to_teacher=result.differences.get("distilled-teacher", {}).get(metric),
+        differences=result.differences,
         parameters={name: scores.parameters for name, scores in result.models.items()},
         num_seeds=len(result.seeds),
         num_examples=result.num_examples,
-        to_member=next(
-            (
-                (pair.removeprefix("teacher-"), found[metric])
-                for pair, found in result.differences.items()
-                if pair.startswith("teacher-teacher ")
-            ),
-            None,
-        ),
-        calibration=result.differences["distilled-alone"].get("ece"),
         limits=limits,
+        remarks=result.remarks,
+        warnings=result.warnings,
     )
     return replace(result, verdict=verdict)
+
+
+def _about_teacher(
+    models: Mapping[str, ModelScores],
+    differences: Mapping[str, Mapping[str, Difference]],
+    headline: str,
+    targets: Array,
+) -> list[str]:
+    teacher = models.get("teacher")
+    if teacher is None:
+        return []
+    return weak_teacher(
+        headline,
+        {name: scores.metrics for name, scores in models.items()},
+        differences["teacher-alone"][headline],
+        balanced=teacher.intervals.get("balanced_accuracy"),
+        r2=teacher.intervals.get("r2"),
+        num_classes=len(np.unique(targets)),
+    )
 
 
 def _check(
@@ -197,116 +234,87 @@ def _named(
     return students if teacher is None else [("teacher", teacher), *students]
 
 
-def _measure(
-    task: Task, outputs: Mapping[str, list[Array]], targets: Array, resamples: int, generator: np.random.Generator
-) -> tuple[dict[str, dict[str, Floats]], dict[str, dict[str, Floats]]]:
-    """Return model -> metric -> values (seeds,), and model -> metric -> draws (resamples, seeds)."""
-    statistics: dict[str, Statistic] = {}
-    table: list[tuple[str, str, list[str]]] = []
-    for name, each in outputs.items():
-        per_metric: dict[str, list[str]] = {}
-        for index, output in enumerate(each):
-            reference = None if name == "teacher" or "teacher" not in outputs else outputs["teacher"][0]
-            found = (
-                _class_statistics(output, targets, reference)
-                if task == "classification"
-                else _value_statistics(output, targets)
-            )
-            for metric, statistic in found.items():
-                key = f"{name}/{index}/{metric}"
-                statistics[key] = statistic
-                per_metric.setdefault(metric, []).append(key)
-        table += [(name, metric, keys) for metric, keys in per_metric.items()]
-    once = np.ones((1, len(targets)))
-    whole = {key: statistic(once)[0] for key, statistic in statistics.items()}
-    drawn = intervals.resample(statistics, len(targets), resamples=resamples, generator=generator)
-    values: dict[str, dict[str, Floats]] = {name: {} for name in outputs}
-    draws: dict[str, dict[str, Floats]] = {name: {} for name in outputs}
-    for name, metric, keys in table:
-        values[name][metric] = np.array([whole[key] for key in keys])
-        draws[name][metric] = np.stack([drawn[key] for key in keys], axis=1)
-    return values, draws
-
-
-def _class_statistics(logits: Array, targets: Array, teacher: Array | None) -> dict[str, Statistic]:
-    found = {
-        "accuracy": intervals.mean_statistic(metrics.example_correct(logits, targets)),
-        "macro_f1": intervals.macro_f1_statistic(logits, targets),
-        "nll": intervals.mean_statistic(metrics.example_nll(logits, targets)),
-        "brier": intervals.mean_statistic(metrics.example_brier(logits, targets)),
-        "ece": intervals.ece_statistic(logits, targets),
+def _tables(task: Task, teacher: Array | None) -> dict[str, Measure]:
+    """Return metric -> its jackknife as a function of outputs and targets; those that need a teacher only with one."""
+    if task == "regression":
+        return {
+            "r2": delete_one.r2,
+            "rmse": delete_one.rmse,
+            "mae": lambda values, targets: of_mean(metrics.example_absolute_error(values, targets)),
+        }
+    found: dict[str, Measure] = {
+        "accuracy": lambda logits, targets: of_mean(metrics.example_correct(logits, targets)),
+        "balanced_accuracy": delete_one.balanced_accuracy,
+        "auc": delete_one.auc,
+        "macro_f1": delete_one.macro_f1,
+        "nll": lambda logits, targets: of_mean(metrics.example_nll(logits, targets)),
+        "brier": lambda logits, targets: of_mean(metrics.example_brier(logits, targets)),
+        "ece": delete_one.ece,
     }
     if teacher is not None:
-        found["agreement"] = intervals.mean_statistic(metrics.example_agreement(logits, teacher))
-        found["kl_to_teacher"] = intervals.mean_statistic(metrics.example_kl_to_teacher(logits, teacher))
+        found["agreement"] = lambda logits, _: of_mean(metrics.example_agreement(logits, teacher))
+        found["kl_to_teacher"] = lambda logits, _: of_mean(metrics.example_kl_to_teacher(logits, teacher))
     return found
 
 
-def _value_statistics(values: Array, targets: Array) -> dict[str, Statistic]:
-    return {
-        "r2": intervals.r2_statistic(values, targets),
-        "rmse": intervals.rmse_statistic(values, targets),
-        "mae": intervals.mean_statistic(metrics.example_absolute_error(values, targets)),
-    }
+def _measured(measure: Measure, outputs: Sequence[Array], targets: Array) -> tuple[Floats, Floats] | None:
+    """Return values (seeds,) and delete-one deviations (seeds, n) of one model; None where the metric has no value."""
+    each = [measure(output, targets) for output in outputs]
+    good = [one for one in each if one is not None]
+    if len(good) < len(each):
+        return None
+    return np.array([one.value for one in good]), np.stack([one.deviations for one in good])
 
 
-def _smooth(metric: str, n: int) -> float:
-    return float(np.sqrt(2.0) / n) if metrics.RANGES[metric].rate else 0.0
+def _compare(
+    tables: Mapping[str, Measure],
+    outputs: Mapping[str, list[Array]],
+    targets: Array,
+    headline: str,
+    others: Collection[str],
+) -> tuple[dict[str, dict[str, Scored]], dict[str, dict[str, Difference]]]:
+    """Return model -> metric -> score with its interval and its seeds' values, and pair -> metric -> difference."""
+    scored: dict[str, dict[str, Scored]] = {name: {} for name in outputs}
+    differences: dict[str, dict[str, Difference]] = {}
+    pairs = [("distilled", "alone"), ("distilled", "teacher"), ("teacher", "alone")]
+    # The headline comes first: it says which of the further models is the best one.
+    for name in sorted(tables, key=lambda name: name != headline):
+        about, values = metrics.RANGES[name], {}
+        pair_spare = spare(len(targets)) if about.rate else 0.0
+        alone_spare = spare(np.unique(targets, return_counts=True)[1]) if name in OVER_CLASSES else pair_spare
+        for model in outputs:
+            measured = _measured(tables[name], outputs[model], targets)
+            if measured is not None and not (model == "teacher" and name in ABOUT_TEACHER):
+                values[model] = measured
+                score = interval(*measured, extra=alone_spare, low=about.low, high=about.high)
+                scored[model][name] = score, tuple(measured[0].tolist())
+        if name == headline and not values:
+            raise UsageError(f"The metric '{headline}' has no value here: all test examples are of one class.")
+        if name == headline and others and "teacher" in outputs:
+            sign = 1 if about.higher_is_better else -1
+            pairs.append(("teacher", max(others, key=lambda other: sign * scored[other][headline][0].value)))
+        width = about.high - about.low
+        for first, second in pairs:
+            if first in values and second in values:
+                # The teacher has one row, which is compared with every seed's.
+                change = [one - other for one, other in zip(values[first], values[second], strict=True)]
+                found = interval(change[0], change[1], extra=pair_spare, low=-width, high=width)
+                differences.setdefault(f"{first}-{second}", {})[name] = found
+    in_order = {model: {name: found[name] for name in tables if name in found} for model, found in scored.items()}
+    return in_order, differences
 
 
-def _scores(
-    name: str,
-    values: Mapping[str, Floats],
-    draws: Mapping[str, Floats],
-    size: Size,
-    n: int,
-    generator: np.random.Generator,
-) -> ModelScores:
-    return ModelScores(
-        name=name,
-        metrics={metric: float(per_seed.mean()) for metric, per_seed in values.items()},
-        intervals={
-            metric: intervals.interval(
-                float(per_seed.mean()),
-                draws[metric].mean(axis=1),
-                generator=generator,
-                per_seed=per_seed,
-                smooth=_smooth(metric, n),
-                low=metrics.RANGES[metric].low,
-                high=metrics.RANGES[metric].high,
-            )
-            for metric, per_seed in values.items()
-        },
-        per_seed={metric: tuple(per_seed.tolist()) for metric, per_seed in values.items()},
-        parameters=size.parameters,
-        flops=size.flops,
-        bytes=size.bytes,
-        latency_ms=size.latency_ms,
-    )
-
-
-def _differences(
-    values: Mapping[str, Mapping[str, Floats]],
-    draws: Mapping[str, Mapping[str, Floats]],
-    one: str,
-    other: str,
-    n: int,
-    generator: np.random.Generator,
-) -> dict[str, Difference]:
-    found = {}
-    for metric in (metric for metric in values[other] if metric in values[one]):
-        # The teacher has one column, which is subtracted from every seed's.
-        per_seed = values[one][metric] - values[other][metric]
-        drawn = draws[one][metric] - draws[other][metric]
-        low, high = intervals.interval(
-            float(per_seed.mean()),
-            drawn.mean(axis=1),
-            generator=generator,
-            per_seed=per_seed,
-            smooth=_smooth(metric, n),
-        )
-        found[metric] = Difference(float(per_seed.mean()), low, high)
-    return found
+def _remarks(targets: Array, classes: Sequence[str], num_classes: int) -> list[str]:
+    """Return what to know of the numbers: classes that the test split has no example of."""
+    absent = np.flatnonzero(np.bincount(targets, minlength=num_classes) == 0)
+    if not len(absent):
+        return []
+    named = [str(classes[number]) if classes else str(number) for number in absent[:CLASSES_NAMED]]
+    more = f" and {len(absent) - CLASSES_NAMED} more" if len(absent) > CLASSES_NAMED else ""
+    return [
+        f"The test split has no example of {'class' if len(absent) == 1 else 'the classes'} {', '.join(named)}{more}: "
+        "balanced accuracy and AUC leave out what they cannot see."
+    ]
 
 
 def _disagreements(

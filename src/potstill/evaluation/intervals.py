@@ -1,178 +1,150 @@
-"""95 % intervals by resampling the test examples, the same resamples for every model and metric.
+"""95 % intervals from exact delete-one values, without resampling.
 
-A *statistic* is a metric as a function of how often each example was drawn: counts (r, n) -> values (r,). All
-statistics see the same counts, so differences between models are paired over examples.
-Shape legend: r resamples, n examples, s seeds.
+Two questions must be kept apart. With one or two seeds: *these weights* on other test examples like these. From three
+seeds on: *the method*, trained again with other seeds and tested on other examples; seeds and examples are crossed
+random effects. Both are answered from three mean squares of the deviations in `potstill.evaluation.delete_one`:
 
-The interval answers two questions at once. What if the test set had been another one: the examples are resampled.
-What if the training had been repeated: with three seeds or more, the spread between seeds is added, as Student's t with
-s - 1 degrees of freedom times the standard error over seeds. With fewer seeds it is about the weights at hand only.
+    MS_seeds    = n sum_s (value_s - value)^2 / (S - 1)
+    MS_examples = S sum_i (mean_s deviation_si)^2 / (n - 1)
+    MS_rest     = [sum_si deviation_si^2 - S sum_i (mean_s deviation_si)^2] / ((S - 1) (n - 1))
+
+Half a width h, with t quantiles of each part's own degrees of freedom, and for rates r, the variance of further
+examples of unknown outcome (`spare`; an observed spread of 0 is no certainty):
+
+    S < 3:   h^2 = t(n-1)^2 [MS_examples / (S n) + r / S]
+    S >= 3:  h^2 = t(n-1)^2 [MS_examples / (S n) + r / S] + t(S-1)^2 max(0, MS_seeds - c MS_rest) / (S n)
+
+with c = 1 - 1.3 / S: seeds' values differ by the chance of the examples too, and that part was counted once already.
+Why this and how it was tested: ``docs/decisions``, ``benchmarks/interval_simulation.py``.
+Shape legend: S seeds, n examples; leading dimensions are independent data sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from functools import cache
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
-from potstill.core.errors import UsageError
-from potstill.evaluation import metrics
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values
-from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM
-
-Statistic = Callable[[Floats], Floats]
+from potstill.evaluation.arrays import Array, Floats
+from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, Difference
 
 _LEVEL = 0.95
-_DENSE_GROUPS = 256
-_T_DRAWS = 32
+_EXPANDED = 30  # from so many degrees of freedom on, the expansion of the quantile is exact to 1e-6
 
 
-def mean_statistic(values: Array) -> Statistic:
-    """Return the statistic of a metric that is the mean of one value per example, (n,)."""
-    column: Floats = np.asarray(values, dtype=np.float64)
-    return lambda counts: counts @ column / len(column)
+class MeanSquares(NamedTuple):
+    """The mean squares of deviations from S seeds and n examples, each of the shape of the leading dimensions."""
+
+    seeds: Floats
+    examples: Floats
+    rest: Floats
+    num_seeds: int
+    num_examples: int
 
 
-def macro_f1_statistic(logits: Array, targets: Array) -> Statistic:
-    """Return macro-F1 as a statistic: the confusion matrix's margins and diagonal are summed anew in every resample."""
-    logits, targets = checked_classes(logits, targets)
-    classes = logits.shape[1]
-    predicted = metrics.predictions(logits)
-    # A wrong prediction goes to one extra group, so that the first groups are the diagonal.
-    found = _group_sums(np.where(predicted == targets, targets, classes), classes + 1)
-    of_prediction, of_target = _group_sums(predicted, classes), _group_sums(targets, classes)
-
-    def statistic(counts: Floats) -> Floats:
-        present = of_prediction(counts) + of_target(counts)
-        f1 = 2.0 * found(counts)[:, :classes] / np.where(present > 0, present, 1.0)
-        result: Floats = f1.sum(axis=1) / (present > 0).sum(axis=1)
-        return result
-
-    return statistic
+def mean_squares(values: Floats, deviations: Floats) -> MeanSquares:
+    """Return the mean squares of values (..., S) with delete-one deviations (..., S, n)."""
+    num_seeds, n = deviations.shape[-2:]
+    by_example = np.square(deviations.mean(axis=-2)).sum(axis=-1)
+    examples = num_seeds * by_example / max(n - 1, 1)
+    if num_seeds < 2:
+        return MeanSquares(np.zeros_like(examples), examples, np.zeros_like(examples), num_seeds, n)
+    seeds = n * np.square(values - values.mean(axis=-1, keepdims=True)).sum(axis=-1) / (num_seeds - 1)
+    rest = (np.square(deviations).sum(axis=(-1, -2)) - num_seeds * by_example) / ((num_seeds - 1) * max(n - 1, 1))
+    return MeanSquares(seeds, examples, np.maximum(rest, 0.0), num_seeds, n)
 
 
-def ece_statistic(logits: Array, targets: Array, *, bins: int = metrics.NUM_BINS) -> Statistic:
-    """Return the expected calibration error as a statistic."""
-    confidence = metrics.confidences(logits)
-    gap = metrics.example_correct(logits, targets) - confidence
-    sums = _group_sums(metrics.confidence_bins(confidence, bins), bins, gap)
-    return lambda counts: np.abs(sums(counts)).sum(axis=1) / len(gap)
+def spare(num_examples: Array | int) -> float:
+    """Return the variance that two further examples of unknown outcome add to a rate over some examples.
+
+    Several numbers are those of classes whose rates are averaged: then it is one further example of each class.
+    """
+    counts = np.atleast_1d(np.asarray(num_examples, dtype=np.float64))
+    return float(2.0 / counts[0] ** 2) if len(counts) == 1 else float(np.square(1.0 / (len(counts) * counts)).sum())
 
 
-def rmse_statistic(values: Array, targets: Array) -> Statistic:
-    """Return the root mean squared error as a statistic."""
-    found, wanted = checked_values(values, targets)
-    squares = np.square(found - wanted)
-    return lambda counts: np.sqrt(counts @ squares / len(squares)).mean(axis=1)
-
-
-def r2_statistic(values: Array, targets: Array) -> Statistic:
-    """Return R2 as a statistic: the targets' own variance is resampled too."""
-    found, wanted = checked_values(values, targets)
-    centred = wanted - wanted.mean(axis=0)
-    # Sums of squares minus a squared sum leave rounding noise where a resample's targets are all equal.
-    noise = 1e-12 * np.square(centred).sum(axis=0)
-    squares, centred_squares = np.square(found - wanted), np.square(centred)
-
-    def statistic(counts: Floats) -> Floats:
-        spread = counts @ centred_squares - np.square(counts @ centred) / len(centred)
-        columns = metrics.explained(counts @ squares, np.where(spread > noise, spread, 0.0))
-        result: Floats = columns.mean(axis=1)
-        return result
-
-    return statistic
-
-
-def resample(
-    statistics: Mapping[str, Statistic],
-    num_examples: int,
-    *,
-    resamples: int,
-    generator: np.random.Generator,
-    memory: int = 32 * 2**20,
-) -> dict[str, Floats]:
-    """Evaluate every statistic on the same bootstrap resamples of the examples.
+def half_width(squares: MeanSquares, extra: float = 0.0) -> Floats:
+    """Return half the width of the 95 % interval of the mean over seeds; infinite for a single example.
 
     Args:
-        statistics: name -> statistic over ``num_examples`` examples.
-        num_examples: n; each resample draws n examples with replacement.
-        resamples: number of resamples.
-        generator: where the draws come from.
-        memory: bytes that one block of counts may take; does not change the draws.
-
-    Returns:
-        name -> (resamples,) values.
-
-    Raises:
-        UsageError: no examples or no resamples.
+        squares: of the values whose mean the interval is of.
+        extra: variance to add to that of one seed, of a rate: `spare`.
 
     """
-    if num_examples < 1 or resamples < 1:
-        raise UsageError(f"A bootstrap needs examples and resamples; got {num_examples} and {resamples}.")
-    results = {name: np.empty(resamples) for name in statistics}
-    block = max(1, memory // (8 * num_examples))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        counts = np.empty((size, num_examples))
-        for row in counts:
-            row[:] = np.bincount(generator.integers(0, num_examples, num_examples), minlength=num_examples)
-        for name, statistic in statistics.items():
-            results[name][start : start + size] = statistic(counts)
-    return results
+    num_seeds, n = squares.num_seeds, squares.num_examples
+    if n < 2:
+        return np.full_like(squares.examples, np.inf)
+    scale = num_seeds * n
+    over_examples = squares.examples / scale + extra / num_seeds
+    if num_seeds < SEEDS_FOR_A_CLAIM:
+        return t_quantile(n - 1) * np.sqrt(over_examples)
+    over_seeds = np.maximum(squares.seeds - (1.0 - 1.3 / num_seeds) * squares.rest, 0.0) / scale
+    result: Floats = np.sqrt(t_quantile(n - 1) ** 2 * over_examples + t_quantile(num_seeds - 1) ** 2 * over_seeds)
+    return result
+
+
+def expected(squares: MeanSquares, *, seeds: int = 1, examples: int = 1) -> MeanSquares:
+    """Return the mean squares to expect with so many times the seeds and examples, from the variances found."""
+    by_example = np.maximum(squares.examples - squares.rest, 0.0) / squares.num_seeds
+    by_seed = np.maximum(squares.seeds - squares.rest, 0.0) / squares.num_examples
+    num_seeds, n = squares.num_seeds * seeds, squares.num_examples * examples
+    return MeanSquares(squares.rest + n * by_seed, squares.rest + num_seeds * by_example, squares.rest, num_seeds, n)
 
 
 def interval(
-    estimate: float,
-    draws: Floats,
-    *,
-    generator: np.random.Generator,
-    per_seed: Array | None = None,
-    smooth: float = 0.0,
-    low: float = -np.inf,
-    high: float = np.inf,
-) -> tuple[float, float]:
-    """Return the 95 % interval around ``estimate``.
-
-    The draws are shifted to be centred on the estimate: metrics that are not means (calibration error above all) come
-    out systematically larger in a resample, and without the shift the interval could miss its own estimate.
+    values: Floats, deviations: Floats, *, extra: float = 0.0, low: float = -math.inf, high: float = math.inf
+) -> Difference:
+    """Return the mean over seeds with its 95 % interval, and how much narrower more seeds or examples would make it.
 
     Args:
-        estimate: the value on all examples, averaged over seeds.
-        draws: (r,) its values in the resamples, averaged over seeds.
-        generator: for the parts that are not resampling.
-        per_seed: (s,) the value of each seed; from three seeds on, their spread widens the interval.
-        smooth: standard deviation of extra noise. Resampling a rate that is (nearly) 0 or 1 shows (nearly) no spread;
-            ``sqrt(2) / n``, the spread of two further examples of unknown outcome, repairs that.
+        values: (S,) the value of each seed, or its difference to another model's.
+        deviations: (S, n) its delete-one deviations; those of a difference are the difference of the deviations.
+        extra: as in `half_width`.
         low: smallest possible value.
         high: largest possible value.
 
     """
-    values = draws - draws.mean() + estimate
-    if smooth > 0:
-        values = values + smooth * generator.standard_normal(len(values))
-    seeds = np.asarray([] if per_seed is None else per_seed, dtype=np.float64)
-    if len(seeds) >= SEEDS_FOR_A_CLAIM:
-        error = seeds.std(ddof=1) / np.sqrt(len(seeds))
-        # Many t draws to each resample: with two degrees of freedom the tails are long and few draws would be noisy.
-        values = (values[:, None] + error * generator.standard_t(len(seeds) - 1, (len(values), _T_DRAWS))).ravel()
-    tail = (1 - _LEVEL) / 2
-    bounds = np.clip(np.quantile(values, [tail, 1 - tail]), low, high)
-    return float(bounds[0]), float(bounds[1])
+    squares = mean_squares(np.asarray(values, dtype=np.float64), np.asarray(deviations, dtype=np.float64))
+    value, reach = float(np.mean(values)), float(half_width(squares, extra))
+    more: list[float | None] = [None, None]
+    if 0 < reach < math.inf:
+        twice = ((expected(squares, seeds=2), extra), (expected(squares, examples=2), extra / 4))
+        # With fewer seeds the interval is about these weights, and more of them answer another question.
+        more = [float(half_width(*each)) / reach for each in twice]
+        more[0] = more[0] if squares.num_seeds >= SEEDS_FOR_A_CLAIM else None
+    return Difference(value, max(value - reach, low), min(value + reach, high), *more)
 
 
-def _group_sums(groups: Ints, num_groups: int, weights: Floats | None = None) -> Callable[[Floats], Floats]:
-    """Return a function counts (r, n) -> (r, num_groups): counts (times weights) summed over each group."""
-    factors = np.ones(len(groups)) if weights is None else weights
-    if num_groups <= _DENSE_GROUPS:
-        one_hot = np.zeros((len(groups), num_groups))
-        one_hot[np.arange(len(groups)), groups] = factors
-        return lambda counts: counts @ one_hot
-    order = np.argsort(groups, kind="stable")
-    present, starts = np.unique(groups[order], return_index=True)
+@cache
+def t_quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t with a whole number of degrees of freedom, at least 1."""
+    if degrees >= _EXPANDED:
+        # Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+        z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
+        terms = (
+            (z**3 + z) / 4,
+            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+            (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+        )
+        return float(z + sum(term / degrees**power for power, term in enumerate(terms, 1)))
+    low, high = 1.0, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < _LEVEL else (low, middle)
+    return high
 
-    def sums(counts: Floats) -> Floats:
-        result = np.zeros((len(counts), num_groups))
-        result[:, present] = np.add.reduceat(counts[:, order] * factors[order], starts, axis=1)
-        return result
 
-    return sums
+def _within(t: float, degrees: int) -> float:
+    """Return the chance that Student's t lies between -t and t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    term, total = (math.cos(angle), 0.0) if degrees % 2 else (1.0, 0.0)
+    for k in range(1, degrees // 2 + 1):
+        total += term
+        term *= math.cos(angle) ** 2 * ((2 * k) / (2 * k + 1) if degrees % 2 else (2 * k - 1) / (2 * k))
+    if degrees % 2 == 0:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + math.sin(angle) * total)

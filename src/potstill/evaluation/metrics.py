@@ -1,19 +1,21 @@
 """Scores of predictions: plain functions of NumPy arrays.
 
-Scores that are means over examples also exist per example (``example_*``), which is what intervals are made of.
+Scores that are means over examples also exist per example (``example_*``).
 Shape legend: n examples, c classes, k regression columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import UsageError
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_softmax
+from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_odds, log_softmax
 
 NUM_BINS = 15
+TIE = 1e-6  # log odds closer than this count as equal: float32 scores of equal probabilities differ by less
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Range:
 
 RANGES = {
     "accuracy": Range(0.0, 1.0, higher_is_better=True, rate=True),
+    "balanced_accuracy": Range(0.0, 1.0, higher_is_better=True, rate=True),
+    "auc": Range(0.0, 1.0, higher_is_better=True, rate=True),
     "macro_f1": Range(0.0, 1.0, higher_is_better=True, rate=True),
     "nll": Range(0.0, np.inf, higher_is_better=False),
     "brier": Range(0.0, 2.0, higher_is_better=False),
@@ -77,6 +81,53 @@ def accuracy(logits: Array, targets: Array) -> float:
 
     """
     return float(example_correct(logits, targets).mean())
+
+
+def balanced_accuracy(logits: Array, targets: Array) -> float:
+    """Return the mean over the classes that occur in the targets of the share of their examples answered right.
+
+    Use it when classes are of unequal size: always answering one class gives 1 / (number of classes). Args as in
+    `accuracy`.
+    """
+    table = confusion(logits, targets)
+    present = table.sum(axis=1) > 0
+    return float((np.diag(table)[present] / table.sum(axis=1)[present]).mean())
+
+
+def auc(logits: Array, targets: Array) -> float:
+    """Return the area under the ROC curve, one class against the rest, averaged over the classes.
+
+    The chance that an example of the class gets a higher probability of it than an example of another class does;
+    equal probabilities count one half. It says how well the examples are ordered, wherever a threshold would lie. A
+    class without examples is left out; NaN where all examples are of one class. Args as in `accuracy`.
+    """
+    logits, targets = checked_classes(logits, targets)
+    areas = [area for area, _ in (class_auc(odds, targets == c) for c, odds in enumerate(log_odds(logits).T))]
+    return float(np.mean([area for area in areas if area is not None] or [np.nan]))
+
+
+def class_auc(odds: Floats, positive: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[float | None, Floats]:
+    """Return the area under one class's ROC curve, and for every example its share of the pairs that are in order.
+
+    Args:
+        odds: (n,) the class's log odds.
+        positive: (n,) whether the example is of the class.
+
+    Returns:
+        The area (None where there is no pair), and (n,) the share of the examples of the other side that each example
+        is on the right side of, ties one half.
+
+    """
+    num, others = int(positive.sum()), int((~positive).sum())
+    if not num or not others:
+        return None, np.zeros(len(odds))
+    order = np.argsort(odds, kind="stable")
+    place = np.empty(len(odds), np.int64)
+    place[order] = np.concatenate([[0], np.cumsum(np.diff(odds[order]) > TIE)])
+    own, rest = (np.bincount(place[side], minlength=place.max() + 1) for side in (positive, ~positive))
+    below, above = np.cumsum(rest) - 0.5 * rest, num - np.cumsum(own) + 0.5 * own
+    shares: Floats = np.where(positive, below[place] / others, above[place] / num)
+    return float(shares[positive].mean()), shares
 
 
 def macro_f1(logits: Array, targets: Array) -> float:

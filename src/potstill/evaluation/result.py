@@ -5,8 +5,9 @@ Shape legend: n test examples, c classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from potstill.evaluation.verdict import Difference, Verdict
@@ -31,6 +32,22 @@ class Size:
     flops: int | None
     bytes: int | None
     latency_ms: Latency | None = None
+
+
+def plain(number: float | None) -> float | None:
+    """Return a number as JSON has it: an end of an interval that is infinite (one test example) becomes None."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def bounds(low: float | None, high: float | None) -> tuple[float, float]:
+    """Return the ends of an interval that `plain` wrote."""
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def difference(value: Mapping[str, Any]) -> Difference:
+    """Return the difference that was written as JSON data."""
+    low, high = bounds(value["low"], value["high"])
+    return Difference(value["value"], low, high, value.get("with_seeds"), value.get("with_examples"))
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class ModelScores:
         return {
             "name": self.name,
             "metrics": dict(self.metrics),
-            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "intervals": {name: [plain(low), plain(high)] for name, (low, high) in self.intervals.items()},
             "per_seed": {name: list(values) for name, values in self.per_seed.items()},
             "parameters": self.parameters,
             "flops": self.flops,
@@ -77,7 +94,7 @@ class ModelScores:
         return ModelScores(
             name=value["name"],
             metrics=dict(value["metrics"]),
-            intervals={name: (low, high) for name, (low, high) in value["intervals"].items()},
+            intervals={name: bounds(low, high) for name, (low, high) in value["intervals"].items()},
             per_seed={name: tuple(values) for name, values in value["per_seed"].items()},
             parameters=value["parameters"],
             flops=value["flops"],
@@ -92,11 +109,10 @@ class EvaluationResult:
 
     Attributes:
         task: classification or regression.
-        headline_metric: the metric the verdict is about: ``"accuracy"`` or ``"r2"``.
+        headline_metric: the metric the verdict is about: ``"accuracy"``, ``"r2"``, or what was asked for.
         classes: class names, empty for regression.
         num_examples: test examples.
         seeds: the students' seeds, in the order of every ``per_seed`` list.
-        resamples: bootstrap resamples behind each interval.
         models: ``"teacher"``, ``"alone"``, ``"distilled"`` and further models -> scores.
         differences: ``"distilled-alone"``, ``"distilled-teacher"`` and, with further models, the teacher against the
             best of them -> metric -> difference.
@@ -109,6 +125,8 @@ class EvaluationResult:
             ``{"id", "row", "name", "label", "teacher", "distilled", "teacher_confidence", "student_confidence"}``;
             ``row`` counts in the test split; label, teacher and distilled are class numbers, or lists of values with
             confidences None for regression.
+        remarks: what to know of the numbers, such as classes without test examples; part of the verdict's sentences.
+        warnings: what makes the numbers worth less; the verdict's warnings.
         split: the split the numbers are from.
         chosen_on: the split that chose the checkpoints.
 
@@ -119,13 +137,14 @@ class EvaluationResult:
     classes: tuple[str, ...]
     num_examples: int
     seeds: tuple[int, ...]
-    resamples: int
     models: Mapping[str, ModelScores]
     differences: Mapping[str, Mapping[str, Difference]]
     verdict: Verdict
     reliability: Mapping[str, Mapping[str, list[Any]]]
     confusion: Mapping[str, list[list[float]]]
     disagreements: tuple[Mapping[str, Any], ...]
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     split: str = "test"
     chosen_on: str = "validation"
 
@@ -139,16 +158,17 @@ class EvaluationResult:
             "classes": list(self.classes),
             "num_examples": self.num_examples,
             "seeds": list(self.seeds),
-            "resamples": self.resamples,
             "verdict": self.verdict.to_json(),
             "models": {name: scores.to_json() for name, scores in self.models.items()},
             "differences": {
-                pair: {name: {"value": d.value, "low": d.low, "high": d.high} for name, d in metrics.items()}
+                pair: {name: {key: plain(number) for key, number in asdict(d).items()} for name, d in metrics.items()}
                 for pair, metrics in self.differences.items()
             },
             "reliability": {name: dict(table) for name, table in self.reliability.items()},
             "confusion": {name: [list(row) for row in table] for name, table in self.confusion.items()},
             "disagreements": [dict(row) for row in self.disagreements],
+            "remarks": list(self.remarks),
+            "warnings": list(self.warnings),
         }
 
     @staticmethod
@@ -162,14 +182,15 @@ class EvaluationResult:
             classes=tuple(value["classes"]),
             num_examples=value["num_examples"],
             seeds=tuple(value["seeds"]),
-            resamples=value["resamples"],
             verdict=Verdict.from_json(value["verdict"]),
             models={name: ModelScores.from_json(scores) for name, scores in value["models"].items()},
             differences={
-                pair: {name: Difference(**numbers) for name, numbers in metrics.items()}
+                pair: {name: difference(numbers) for name, numbers in metrics.items()}
                 for pair, metrics in value["differences"].items()
             },
             reliability={name: dict(table) for name, table in value["reliability"].items()},
             confusion={name: [list(row) for row in table] for name, table in value["confusion"].items()},
             disagreements=tuple(dict(row) for row in value["disagreements"]),
+            remarks=tuple(value.get("remarks", ())),
+            warnings=tuple(value.get("warnings", ())),
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from potstill.evaluation.metrics import RANGES
 
 Helped = Literal["yes", "no", "unclear"]
 
@@ -12,17 +14,48 @@ SEEDS_FOR_A_CLAIM = 3
 """With fewer seeds a verdict is about the weights at hand, not about the method."""
 
 NEGLIGIBLE = 0.005
-"""A gain below this (half a point of accuracy, 0.005 of R2) is not worth having: if the whole interval lies below,
-distillation did not help, and no further data are needed to say so."""
+"""A gain below this (half a point of accuracy, 0.005 of R2; of an error, that share of the error of the student alone)
+is not worth having: it is not called a help, and if the whole interval lies below, no further data are needed to say
+that distillation did not help."""
+
+NARROWER = 0.85
+"""Twice the seeds, or twice the test examples, are advised where they would leave at most this share of the width."""
+
+PERCENT = ("accuracy", "balanced_accuracy", "macro_f1", "agreement", "ece")  # said as percentages and points
+SHARED = ("accuracy", "balanced_accuracy", "macro_f1", "r2")  # of which a share of the teacher's means something
+WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "nll": "log loss",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "r2": "R2",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference between two models and its 95 % interval, in the metric's own unit."""
+    """A paired difference between two models and its 95 % interval, in the metric's own unit.
+
+    Attributes:
+        value: of the first minus of the second, averaged over the seeds.
+        low: lower end of the interval.
+        high: upper end.
+        with_seeds: how wide the interval would be with twice the seeds, as a share of what it is; None where more seeds
+            would answer another question (from one or two seeds it is about these weights), or nothing is known.
+        with_examples: the same with twice the test examples.
+
+    """
 
     value: float
     low: float
     high: float
+    with_seeds: float | None = None
+    with_examples: float | None = None
 
     @property
     def clear(self) -> bool:
@@ -37,20 +70,20 @@ class Limit:
     Attributes:
         name: what is limited, for example ``"exported file"``.
         limit: the largest allowed value.
-        measured: the measured value.
+        measured: the measured value; None where it was not measured.
         unit: of both, for example ``"MB"``.
 
     """
 
     name: str
     limit: float
-    measured: float
+    measured: float | None
     unit: str
 
     @property
-    def met(self) -> bool:
-        """Whether the measured value is within the limit (a value that is not a number is not)."""
-        return self.measured <= self.limit
+    def met(self) -> bool | None:
+        """Whether the measured value is within the limit (not a number is not); None where it was not measured."""
+        return None if self.measured is None else self.measured <= self.limit
 
 
 @dataclass(frozen=True)
@@ -60,9 +93,11 @@ class Verdict:
     Attributes:
         headline: one short sentence.
         sentences: the numbers behind it, one statement each.
-        helped: whether distillation beat training alone. ``yes``: the 95 % interval of the difference lies above 0.
-            ``no``: it lies below 0, or includes 0 and nothing worth having (`NEGLIGIBLE`). ``unclear`` otherwise.
-        fits_budget: whether every limit is met; None when there is none.
+        helped: whether distillation beat training alone; with one or two seeds, whether this distilled student beats
+            this one trained alone. ``yes``: the 95 % interval of the gain lies above 0, and the gain is worth having
+            (`NEGLIGIBLE`). ``no``: nothing worth having is left in the interval. ``unclear`` otherwise.
+        fits_budget: whether every limit is met; None when there is none, or one was not measured and none is passed.
+        warnings: what makes these numbers worth less, such as a teacher that is worse than the student alone.
 
     """
 
@@ -70,6 +105,7 @@ class Verdict:
     sentences: tuple[str, ...]
     helped: Helped
     fits_budget: bool | None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON data."""
@@ -78,46 +114,56 @@ class Verdict:
             "sentences": list(self.sentences),
             "helped": self.helped,
             "fits_budget": self.fits_budget,
+            "warnings": list(self.warnings),
         }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Verdict:
         """Return the verdict that `to_json` wrote."""
-        return Verdict(value["headline"], tuple(value["sentences"]), value["helped"], value["fits_budget"])
+        return Verdict(
+            value["headline"],
+            tuple(value["sentences"]),
+            value["helped"],
+            value["fits_budget"],
+            tuple(value.get("warnings", ())),
+        )
 
 
 def judge(
     *,
     metric: str,
     scores: Mapping[str, Mapping[str, float]],
-    to_alone: Difference,
-    to_teacher: Difference | None,
+    differences: Mapping[str, Mapping[str, Difference]],
     parameters: Mapping[str, int | None],
     num_seeds: int,
     num_examples: int,
-    calibration: Difference | None = None,
-    to_member: tuple[str, Difference] | None = None,
     limits: Sequence[Limit] = (),
+    remarks: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Verdict:
     """Put the numbers into words.
 
     Args:
-        metric: what the verdict is about, ``"accuracy"`` or ``"r2"``.
+        metric: what the verdict is about, a name of `metrics.RANGES`.
         scores: ``"teacher"``, ``"alone"``, ``"distilled"`` -> metric name -> value.
-        to_alone: the metric's difference distilled - alone.
-        to_teacher: the metric's difference distilled - teacher; None where there was no separate teacher.
+        differences: ``"distilled-alone"``, with a separate teacher ``"distilled-teacher"``, and with further models
+            ``"teacher-<name>"``, the merged teacher against its best member -> metric -> first minus second.
         parameters: ``"teacher"`` and ``"distilled"`` -> number of parameters, or None where nobody can count them.
         num_seeds: seeds of each student.
         num_examples: test examples.
-        calibration: the calibration error's difference distilled - alone; None where there is none.
-        to_member: a merged teacher's best member on these examples, and the metric's difference merged - member.
         limits: the budget, measured.
+        remarks: sentences to add before the last one.
+        warnings: what makes the numbers worth less.
 
     """
-    helped = _helped(to_alone)
-    sentences = [_gain(metric, to_alone, num_seeds)]
+    gain = _gain_of(metric, differences["distilled-alone"][metric])
+    worth = NEGLIGIBLE if RANGES[metric].rate or metric == "r2" else NEGLIGIBLE * abs(scores["alone"][metric])
+    helped = _helped(gain, worth)
+    sentences = [_gain(metric, gain, worth, num_seeds)]
+    to_teacher = differences.get("distilled-teacher", {}).get(metric)
     if to_teacher is not None:
-        sentences.append(_kept(metric, scores["distilled"][metric], scores["teacher"][metric], to_teacher, parameters))
+        pair = scores["distilled"][metric], scores["teacher"][metric]
+        sentences.append(_kept(metric, *pair, _gain_of(metric, to_teacher), parameters))
     if metric == "r2":
         own, *rest = [
             f"{name} {_number(scores[model]['rmse'])}"
@@ -125,9 +171,13 @@ def judge(
             if model in scores
         ]
         sentences.append(f"Its typical error (RMSE, in the target's unit) is{own}; {', '.join(rest)}.")
-    if to_member is not None:
-        sentences.append(_merged(metric, *to_member))
-    if calibration is not None and calibration.clear:
+    sentences += [
+        _merged(metric, pair.removeprefix("teacher-"), _gain_of(metric, found[metric]))
+        for pair, found in differences.items()
+        if pair.startswith("teacher-teacher ")
+    ]
+    calibration = differences["distilled-alone"].get("ece")
+    if calibration is not None and calibration.clear and metric != "ece":
         change = "less well" if calibration.low > 0 else "better"
         sentences.append(
             f"Its confidence is {change} calibrated than that of the student trained alone: calibration error "
@@ -138,22 +188,28 @@ def judge(
             f"With {_count(num_seeds, 'seed')} this is about these trained weights only: training again could come out "
             f"differently. Set seeds to {SEEDS_FOR_A_CLAIM} or more for a verdict on the method."
         )
-    sentences += [_limit(limit) for limit in limits]
+    sentences += [*map(_limit, limits), *remarks]
     sentences.append(
         f"All numbers are from the {_count(num_examples, 'example')} of the test split, read once; "
         "checkpoints were chosen on the validation split."
     )
-    fits = all(limit.met for limit in limits) if limits else None
-    headline = _headline(metric, helped, to_alone, num_seeds)
-    if fits is not None:
-        headline += " It fits the budget." if fits else " It does not fit the budget."
-    return Verdict(headline, tuple(sentences), helped, fits)
+    headline = " ".join([_headline(metric, helped, gain, num_seeds), *_budget(limits)])
+    met = [limit.met for limit in limits]
+    fits = False if False in met else None if None in met or not met else True
+    return Verdict(headline, tuple(sentences), helped, fits, tuple(warnings))
 
 
-def _helped(difference: Difference) -> Helped:
-    if difference.low > 0:
+def _gain_of(metric: str, difference: Difference) -> Difference:
+    """Return a difference such that more is better."""
+    if RANGES[metric].higher_is_better:
+        return difference
+    return replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
+
+
+def _helped(gain: Difference, worth: float) -> Helped:
+    if gain.low > 0 and gain.value >= worth:
         return "yes"
-    return "no" if difference.high < NEGLIGIBLE else "unclear"
+    return "no" if gain.high < worth else "unclear"
 
 
 def _merged(metric: str, member: str, difference: Difference) -> str:
@@ -166,79 +222,186 @@ def _merged(metric: str, member: str, difference: Difference) -> str:
     )
 
 
-def _headline(metric: str, helped: Helped, difference: Difference, num_seeds: int) -> str:
-    size = _amount(metric, abs(difference.value))
-    if helped == "unclear":
-        return "Not enough data to tell whether distillation helped."
-    if helped == "no":
-        how = (
-            f"the student is {size} worse than the same student trained alone"
-            if difference.high < 0
-            else (
-                f"the gain over the same student trained alone is at most {_amount(metric, max(difference.high, 0.0))}"
-            )
-        )
-        return f"Distillation did not help: {how}."
+def _headline(metric: str, helped: Helped, gain: Difference, num_seeds: int) -> str:
+    size, most = _amount(metric, abs(gain.value)), _amount(metric, max(gain.high, 0.0))
     if num_seeds < SEEDS_FOR_A_CLAIM:
-        return f"This distilled student is {size} better than this one trained alone."
-    return f"Distillation helped: {size} more than the same student trained alone."
+        if helped == "yes":
+            return f"This distilled student is {size} better than this one trained alone."
+        if gain.high < 0:
+            return f"This distilled student is {size} worse than this one trained alone."
+        if helped == "no":
+            return f"This distilled student is at most {most} better than this one trained alone."
+        if gain.low > 0:
+            return f"This distilled student is {size} better than this one trained alone, perhaps too little to matter."
+        return "Not enough test examples to tell this distilled student from this one trained alone."
+    if helped == "yes":
+        return f"Distillation helped: {size} more than the same student trained alone."
+    if gain.high < 0:
+        return f"Distillation did not help: the student is {size} worse than the same student trained alone."
+    if helped == "no":
+        return f"Distillation did not help: the gain over the same student trained alone is at most {most}."
+    if gain.low > 0:
+        return f"Distillation gained {size}, perhaps too little to matter."
+    return "Not enough data to tell whether distillation helped."
 
 
-def _gain(metric: str, difference: Difference, num_seeds: int) -> str:
-    about = f"(95 % interval {_interval(metric, difference)}, {_count(num_seeds, 'seed')})"
-    if difference.clear:
-        verb = "gains" if difference.value > 0 else "loses"
-        over = "over" if difference.value > 0 else "against"
-        size = _amount(metric, abs(difference.value))
-        return f"The distilled student {verb} {size} {over} the same student trained alone {about}."
-    size = _amount(metric, difference.value, sign=True)
+def _budget(limits: Sequence[Limit]) -> list[str]:
+    """Return what to say of the budget in the headline, if anything."""
+    if any(limit.met is False for limit in limits):
+        return ["It does not fit the budget."]
+    if any(limit.met is None for limit in limits):
+        return ["Whether it fits the budget was not measured."]
+    return ["It fits the budget."] if limits else []
+
+
+def _gain(metric: str, gain: Difference, worth: float, num_seeds: int) -> str:
+    size = _amount(metric, abs(gain.value))
+    about = f"(95 % interval {_interval(metric, gain)}, {_count(num_seeds, 'seed')})"
+    if gain.clear:
+        better = gain.value > 0
+        if RANGES[metric].higher_is_better:
+            verb, over = ("gains", "over") if better else ("loses", "against")
+            text = f"The distilled student {verb} {size} {over} the same student trained alone {about}"
+        else:
+            word = "better" if better else "worse"
+            text = f"The distilled student is {size} {word} than the same student trained alone {about}"
+        small = f"; a gain below {_amount(metric, worth)} is not worth having" if better and gain.value < worth else ""
+        return f"{text}{small}. {_meaning(num_seeds)}"
+    size = _amount(metric, gain.value, sign=True)
     text = f"The distilled student differs by {size} from the same student trained alone {about}"
-    if difference.high < NEGLIGIBLE:
-        return f"{text}: no gain worth having is left in that interval."
-    return f"{text}: that may be chance. More test examples or more seeds would narrow the interval."
+    if gain.high < worth:
+        return f"{text}: no gain worth having is left in that interval. {_meaning(num_seeds)}"
+    return f"{text}: that may be chance. {_meaning(num_seeds)}{_advice(gain)}"
 
 
-def _kept(
-    metric: str, student: float, teacher: float, difference: Difference, parameters: Mapping[str, int | None]
-) -> str:
+def _meaning(num_seeds: int) -> str:
+    """Return which question the interval answers."""
+    if num_seeds < SEEDS_FOR_A_CLAIM:
+        return "The interval is about these students on other examples like these."
+    return "The interval is about the mean gain on other examples like these, trained again with other seeds."
+
+
+def _advice(gain: Difference) -> str:
+    """Return what would narrow the interval, where something would; each part of it is known from the numbers."""
+    ways = (("test examples", gain.with_examples), ("seeds", gain.with_seeds))
+    good = [(share, name) for name, share in ways if share is not None and share <= NARROWER]
+    if not good:
+        return ""
+    told = " or ".join(f"twice the {name} to about {100 * share:.0f} %" for share, name in sorted(good))
+    return f" It would be narrower with {told} of its width."
+
+
+def weak_teacher(
+    metric: str,
+    scores: Mapping[str, Mapping[str, float]],
+    to_alone: Difference,
+    *,
+    balanced: tuple[float, float] | None,
+    r2: tuple[float, float] | None,
+    num_classes: int,
+) -> list[str]:
+    """Return the warnings about a teacher that has little to teach on the test split.
+
+    Args:
+        metric: the headline metric.
+        scores: as in `judge`, with a teacher.
+        to_alone: the metric's difference teacher - alone.
+        balanced: the interval of the teacher's balanced accuracy; None for regression.
+        r2: the interval of the teacher's R2; None for classification.
+        num_classes: classes that the test split has examples of.
+
+    """
+    found, word = [], _word(metric)
+    gain = _gain_of(metric, to_alone)
+    if gain.value < 0:
+        sure = "" if gain.clear else ", though that may be chance"
+        numbers = f"{_level(metric, scores['teacher'][metric])} against {_level(metric, scores['alone'][metric])}"
+        found.append(
+            f"The teacher is worse than the student trained alone ({word} {numbers}{sure}): "
+            "a student that copies it perfectly loses by it."
+        )
+    if balanced is not None and balanced[0] <= 1 / max(num_classes, 1):
+        found.append(
+            f"The teacher is not clearly better than chance: balanced accuracy "
+            f"{_level('balanced_accuracy', scores['teacher']['balanced_accuracy'])} (95 % interval "
+            f"{100 * balanced[0]:.1f} to {100 * balanced[1]:.1f}), where guessing gives {100 / num_classes:.1f} %. "
+            "Check its preprocessing, the order of its classes and that its weights were loaded."
+        )
+    if r2 is not None and r2[0] <= 0:
+        found.append(
+            f"The teacher is not clearly better than always answering the mean (R2 {scores['teacher']['r2']:.3f}, 95 % "
+            f"interval {r2[0]:.3f} to {r2[1]:.3f}). Check the unit and order of its outputs, its preprocessing and its "
+            "weights."
+        )
+    return found
+
+
+def _kept(metric: str, student: float, teacher: float, gain: Difference, parameters: Mapping[str, int | None]) -> str:
     word = _word(metric)
-    own, others = parameters["distilled"] or 0, parameters["teacher"]
-    size = f"{_share(own / others)} of its parameters" if others else f"{own:,} parameters"
+    own, others = parameters["distilled"], parameters["teacher"]
+    size = ""
+    if own is not None:
+        size = f" at {_share(own / others)} of its parameters" if others else f" at {own:,} parameters"
     numbers = f"{_level(metric, student)} against {_level(metric, teacher)}"
-    if teacher <= 0:
+    if metric == "r2" and teacher <= 0:
         return f"The teacher itself explains nothing ({word} {_level(metric, teacher)}); the student has {numbers}."
-    if difference.low > 0:
-        return f"It exceeds the teacher's {word} ({numbers}) at {size}."
-    return f"It keeps {_share(student / teacher)} of the teacher's {word} ({numbers}) at {size}."
+    if gain.low > 0:
+        return f"It exceeds the teacher's {word} ({numbers}){size}."
+    if metric in SHARED and teacher > 0 and student > 0:
+        return f"It keeps {_share(student / teacher)} of the teacher's {word} ({numbers}){size}."
+    return (
+        f"Its {word} is {_level(metric, student)}, the teacher's {_level(metric, teacher)}{',' if size else ''}{size}."
+    )
 
 
 def _limit(limit: Limit) -> str:
+    if limit.measured is None:
+        return f"Not measured for {limit.name}: the limit of {_number(limit.limit)} {limit.unit}."
     verdict = "within" if limit.met else "over"
-    measured, allowed = (f"{_number(value)} {limit.unit}" for value in (limit.measured, limit.limit))
-    return f"Measured for {limit.name}: {measured}, {verdict} the limit of {allowed}."
+    measured, allowed = told_apart(limit.measured, limit.limit)
+    return f"Measured for {limit.name}: {measured} {limit.unit}, {verdict} the limit of {allowed} {limit.unit}."
+
+
+def told_apart(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers as text, with as many digits as it takes for different ones to look different."""
+    texts = _number(one), _number(other)
+    for digits in range(4, 18):
+        if texts[0] != texts[1] or one == other:
+            break
+        texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+    return texts
 
 
 def _word(metric: str) -> str:
-    return "R2" if metric == "r2" else metric
+    return WORDS.get(metric, metric)
 
 
 def _amount(metric: str, value: float, *, sign: bool = False) -> str:
     plus = "+" if sign else ""
-    if metric == "r2":
-        return f"{value:{plus}.3f} R2"
-    digits = 1 if abs(value) >= 0.0095 else 2
-    return f"{100 * value:{plus}.{digits}f} points of {metric}"
+    if metric in PERCENT:
+        digits = 1 if abs(value) >= 0.0095 or value == 0 else 2
+        return f"{100 * value:{plus}.{digits}f} points of {_word(metric)}"
+    if RANGES[metric].higher_is_better:
+        return f"{value:{plus}.3f} {_word(metric)}"
+    return f"{'+' if sign and value >= 0 else ''}{_number(value)} of {_word(metric)}"
 
 
 def _interval(metric: str, difference: Difference) -> str:
-    if metric == "r2":
-        return f"{difference.low:.3f} to {difference.high:.3f}"
-    digits = 1 if abs(difference.value) >= 0.0095 else 2
-    return f"{100 * difference.low:.{digits}f} to {100 * difference.high:.{digits}f}"
+    scale = 100 if metric in PERCENT else 1
+    ends = scale * difference.low, scale * difference.high
+    if metric not in PERCENT and not RANGES[metric].higher_is_better:
+        return f"{_number(ends[0])} to {_number(ends[1])}"
+    digits = 3 if scale == 1 else 1 if abs(difference.value) >= 0.0095 else 2
+    # An end that is not 0 must not look like 0: whether 0 lies inside is the point.
+    while digits < 6 and any(end and not float(f"{end:.{digits}f}") for end in ends):
+        digits += 1
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 
 
 def _level(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric == "r2" else f"{100 * value:.1f} %"
+    if metric in PERCENT:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if RANGES[metric].higher_is_better else _number(value)
 
 
 def _share(value: float) -> str:

@@ -13,6 +13,8 @@ from potstill.export.weights import CONFIG
 
 _NAMES = {
     "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "AUC (one against the rest, mean over classes)",
     "macro_f1": "Macro-F1",
     "nll": "Negative log-likelihood",
     "brier": "Brier score",
@@ -50,6 +52,7 @@ def write_card(folder: Path, *, evaluation: Mapping[str, Any], recipe: str = "",
         f"# {name}",
         evaluation["verdict"]["headline"],
         "\n".join(f"- {sentence}" for sentence in evaluation["verdict"]["sentences"]),
+        "\n".join(f"- Warning: {warning}" for warning in evaluation["verdict"].get("warnings", ())),
         "## Results",
         f"Test split, {evaluation['num_examples']:,} examples; checkpoints were chosen on the "
         f"{evaluation['chosen_on']} split. 95 % intervals in brackets. A student's scores are averages over the seeds "

@@ -20,7 +20,8 @@ from potstill.core.files import write_json, write_text
 from potstill.core.scale import TargetScale
 from potstill.data.samples import Samples
 from potstill.evaluation import predict
-from potstill.evaluation.intervals import interval, mean_statistic, resample
+from potstill.evaluation.delete_one import of_mean
+from potstill.evaluation.intervals import interval, spare
 from potstill.models import Preprocessor, load_weights
 from potstill.models.last_layer import answer_in_standard_units
 from potstill.objective import preset
@@ -111,19 +112,12 @@ def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
         load_weights(copied, out / FOLDER / way / "weights.safetensors")
         scores[way] = _scores(job, copied, test)
     pairs = {f"helped-{other}": scores["helped"] - scores[other] for other in ("before", "by-labels")}
-    generator = np.random.default_rng(job.recipe.seed)
-    draws = resample(
-        {name: mean_statistic(values) for name, values in pairs.items()},
-        len(test),
-        resamples=job.recipe.evaluation.resamples,
-        generator=generator,
-    )
     differences = {}
     for name, values in pairs.items():
-        value = float(values.mean())
-        smooth = 2**0.5 / len(test) if job.data.task == "classification" else 0.0  # as in every interval of a rate
-        low, high = interval(value, draws[name], generator=generator, smooth=smooth)
-        differences[name] = {"value": value, "low": low, "high": high}
+        value, deviations = of_mean(values)
+        extra = spare(len(test)) if job.data.task == "classification" else 0.0
+        found = interval(np.array([value]), deviations[None], extra=extra)
+        differences[name] = {"value": found.value, "low": found.low, "high": found.high}
     metric = "accuracy" if job.data.task == "classification" else "negative mean squared error"
     return {
         "metric": metric,

@@ -112,8 +112,8 @@ def find_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run in ``folder``, newest first.
 
     Returns:
-        Dictionaries with ``name, folder, status, task, metric, teacher, alone, distilled, verdict, bytes, created``;
-        values that a run does not have yet are None.
+        Dictionaries with ``name, folder, status, task, metric, teacher, alone, distilled, verdict, seeds,
+        metrics, bytes, created``; ``metrics`` holds all scores by model; values that a run does not have yet are None.
 
     """
     rows = []
@@ -126,15 +126,17 @@ def find_runs(folder: Path) -> list[dict[str, Any]]:
             "status": _status(state),
             "task": state.get("task"),
             "created": state.get("created"),
-            **dict.fromkeys(("metric", "teacher", "alone", "distilled", "verdict", "bytes")),
+            **dict.fromkeys(("metric", "teacher", "alone", "distilled", "verdict", "seeds", "metrics", "bytes")),
         }
         if (run / "evaluation.json").exists():
             evaluation = read_json(run / "evaluation.json")
-            metric = "accuracy" if evaluation["task"] == "classification" else "r2"
+            metric = evaluation["headline_metric"]
             row["metric"] = metric
             for name, scores in evaluation["models"].items():
                 row[name] = scores["metrics"][metric]
             row["verdict"] = evaluation["verdict"]["helped"]
+            row["seeds"] = len(evaluation["seeds"])
+            row["metrics"] = {name: scores["metrics"] for name, scores in evaluation["models"].items()}
             row["bytes"] = evaluation["models"]["distilled"]["bytes"]
         rows.append(row)
     return sorted(rows, key=lambda row: row["created"] or "", reverse=True)

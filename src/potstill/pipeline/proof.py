@@ -155,8 +155,6 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         shown_seed=exported["seed"],
         others={name.removeprefix(OTHER): found[name] for name in found if name.startswith(OTHER)},
         limits=_limits(recipe.budget, exported["files"]),
-        resamples=recipe.evaluation.resamples,
-        seed=recipe.seed,
     )
     write_json(out / "evaluation.json", result.to_json())
     return result
@@ -176,14 +174,12 @@ def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
 
 
 def _limits(budget: Budget, exported: Sequence[Mapping[str, Any]]) -> list[Limit]:
-    """Return the budget's limits beside what the file to deploy measures."""
+    """Return the budget's limits beside what the file to deploy measures; None where that was not measured."""
     chosen = recommended(exported, megabytes=budget.megabytes, milliseconds=budget.milliseconds)
     entry = next((entry for entry in exported if entry["file"] == chosen), None)
-    if entry is None:
-        return []
-    latency_ms = entry["latency_ms"] or {}
+    name = "an exported file (there is none)" if entry is None else entry["file"]
     measured = [
-        (budget.megabytes, entry["bytes"] / 1e6, "MB"),
-        (budget.milliseconds, latency_ms.get("1", {}).get("p50"), "ms"),
+        (budget.megabytes, None if entry is None else entry["bytes"] / 1e6, "MB"),
+        (budget.milliseconds, ((entry or {}).get("latency_ms") or {}).get("1", {}).get("p50"), "ms"),
     ]
-    return [Limit(entry["file"], limit, value, unit) for limit, value, unit in measured if limit and value]
+    return [Limit(name, limit, value, unit) for limit, value, unit in measured if limit]

@@ -366,9 +366,14 @@ class Evaluation(Section):
     """How the models are measured."""
 
     batch_size: int = Field(256, ge=1)
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each 95 % interval")
-    latency: bool = True
+    latency: bool = Field(True, description="measure how long the models take")
     threads: int = Field(1, ge=1, description="threads used while measuring latency")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, value: Any) -> Any:
+        """Read recipes of before: intervals need no resamples any more."""
+        return {name: one for name, one in value.items() if name != "resamples"} if isinstance(value, dict) else value
 
 
 class Export(Section):
@@ -439,6 +444,11 @@ class Recipe(Section):
     def _together(self) -> Recipe:
         if self.mutual and not self.peers:
             raise ValueError("mutual is for several students in one pass: list the others under peers")
+        if self.budget.milliseconds is not None and not self.evaluation.latency:
+            raise ValueError(
+                "budget.milliseconds limits a latency that evaluation.latency: false does not measure: "
+                "drop one of the two"
+            )
         if any(peer.preprocess != Preprocess() for peer in self.peers):
             raise ValueError("peers see what the student sees: give preprocess to the student, not to a peer")
         if self.task != "regression" and not self.data.standardise_targets:

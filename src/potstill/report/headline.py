@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from potstill.evaluation import EvaluationResult, Limit
+from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, told_apart
 from potstill.export import recommended
 from potstill.report import numbers
 from potstill.report.files import RunFiles
 
 ANSWERS = {"yes": "Distillation helped", "no": "Distillation did not help", "unclear": "Not clear that it helped"}
+THIS = {"yes": "This student is better", "no": "This student is not better", "unclear": "Not clear which is better"}
+
+
+def answer(evaluation: EvaluationResult) -> str:
+    """Return the verdict in a few words: about the method, or with one or two seeds about these students."""
+    words = ANSWERS if len(evaluation.seeds) >= SEEDS_FOR_A_CLAIM else THIS
+    return words.get(evaluation.verdict.helped, "")
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class BudgetRow:
     name: str
     allowed: str
     measured: str
-    met: bool
+    met: bool | None  # None: not measured
 
 
 def steps(evaluation: EvaluationResult) -> list[Step]:
@@ -130,20 +138,29 @@ def budget_rows(files: RunFiles) -> list[BudgetRow]:
     for file in good_files(files):
         if megabytes is not None and file.get("bytes"):
             found.append(Limit(f"Size of {file['file']}", megabytes, file["bytes"] / 1e6, "MB"))
-        speed = latency(file.get("latency_ms"))
-        if milliseconds is not None and speed is not None:
-            found.append(Limit(f"One sample with {file['file']}", milliseconds, speed, "ms"))
-    return [
-        BudgetRow(
-            limit.name,
-            f"{numbers.plain(limit.limit)}{numbers.THIN}{limit.unit}",
-            f"{numbers.significant(limit.measured)}{numbers.THIN}{limit.unit}",
-            _met(limit),
-        )
-        for limit in found
-    ]
+        if milliseconds is not None:
+            found.append(Limit(f"One sample with {file['file']}", milliseconds, latency(file.get("latency_ms")), "ms"))
+    if files.evaluation and not good_files(files):
+        found += [
+            Limit("An exported file (there is none)", limit, None, unit)
+            for limit, unit in ((megabytes, "MB"), (milliseconds, "ms"))
+            if limit is not None
+        ]
+    return [_budget_row(limit) for limit in found]
 
 
-def _met(limit: Limit) -> bool:
+def _budget_row(limit: Limit) -> BudgetRow:
+    unit = f"{numbers.THIN}{limit.unit}"
+    if limit.measured is None:
+        return BudgetRow(limit.name, numbers.plain(limit.limit) + unit, "not measured", None)
+    measured, allowed = told_apart(limit.measured, limit.limit)
+    if measured == f"{limit.measured:.3g}":
+        measured, allowed = numbers.significant(limit.measured), numbers.plain(limit.limit)
+    return BudgetRow(limit.name, allowed + unit, measured + unit, _met(limit))
+
+
+def _met(limit: Limit) -> bool | None:
     """Training stops at the first step after its time is up, so its time is met when it rounds to the limit."""
-    return limit.met or (limit.unit == "min" and limit.measured <= 1.01 * limit.limit)
+    if limit.unit == "min" and limit.measured is not None:
+        return limit.measured <= 1.01 * limit.limit
+    return limit.met

@@ -32,6 +32,8 @@ class Metric:
 
 _METRICS = {
     "accuracy": Metric("Accuracy", "percent", "higher", "share of samples answered correctly"),
+    "balanced_accuracy": Metric("Balanced accuracy", "percent", "higher", "accuracy averaged over the classes"),
+    "auc": Metric("AUC", "number", "higher", "how well each class is ordered before the rest, averaged over classes"),
     "macro_f1": Metric("Macro F1", "percent", "higher", "F1 score averaged over classes, each counted equally"),
     "agreement": Metric("Agreement with teacher", "percent", "higher", "share of samples answered like the teacher"),
     "nll": Metric("Log loss", "number", "lower", "negative log likelihood of the right class, in nats"),
@@ -56,7 +58,7 @@ def in_prose(name: str) -> str:
 
 
 def main_metric(task: str) -> str:
-    """Return the name of the metric that decides for ``task``."""
+    """Return the name of the metric that decides for ``task`` where nothing else was chosen."""
     return "r2" if task == "regression" else "accuracy"
 
 

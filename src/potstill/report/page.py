@@ -12,7 +12,7 @@ from potstill.core.optional import require
 from potstill.report import numbers
 from potstill.report.answers import calibration, confusion, disagreements
 from potstill.report.files import RunFiles, read_run
-from potstill.report.headline import ANSWERS, budget_rows, key_numbers, steps
+from potstill.report.headline import answer, budget_rows, key_numbers, steps
 from potstill.report.learning import learning
 from potstill.report.run_facts import (
     data_summary,
@@ -91,7 +91,8 @@ def content(files: RunFiles) -> dict[str, Any]:
         "sentences": [typeset(sentence) for sentence in verdict.sentences] if verdict else [],
         "failed": failed_stages(files),
         "teacher_given": teacher_was_given(files),
-        "answer": ANSWERS.get(verdict.helped, "") if verdict else "",
+        "answer": answer(evaluation) if evaluation else "",
+        "warnings": [typeset(warning) for warning in verdict.warnings] if verdict else [],
         "evaluation": evaluation,
         "metric": numbers.metric(evaluation.headline_metric if evaluation else numbers.main_metric(files.task)),
         "steps": steps(evaluation) if evaluation else [],

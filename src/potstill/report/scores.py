@@ -164,7 +164,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
     labels |= {
         pair: f"Teacher against {pair.removeprefix('teacher-')}"
         for pair in evaluation.differences
-        if pair.startswith("teacher-")
+        if pair.startswith("teacher-") and pair != "teacher-alone"
     }
     changes = [
         _row(
