@@ -452,3 +452,17 @@ def test_reading_recipes_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_limit_of_a_latency_that_is_not_measured_is_refused() -> None:
+    text = MINIMAL + "budget: {milliseconds: 2}\nevaluation: {latency: false}\n"
+    assert "recipe: budget.milliseconds limits a latency that evaluation.latency: false does not measure" in refused(
+        text
+    )
+    assert loads(MINIMAL + "budget: {milliseconds: 2}\n").budget.milliseconds == 2
+
+
+def test_recipes_of_before_that_name_resamples_are_still_read() -> None:
+    recipe = loads(MINIMAL + "evaluation: {resamples: 300, threads: 2}\n")
+    assert recipe.evaluation.threads == 2
+    assert "resamples" not in dump(recipe)

@@ -143,5 +143,5 @@ def _recipe(sections: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(sections)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, place))}: {message}" for place, message in explain(error)]
+        lines = [f"{'.'.join(map(str, place)) or 'recipe'}: {message}" for place, message in explain(error)]
         raise UsageError("distill() was called with settings that no recipe has:\n" + "\n".join(lines)) from error

@@ -182,7 +182,7 @@ def plain(value: Any, place: Place = ()) -> Any:
 
 
 def _dotted(place: Iterable[str | int]) -> str:
-    return ".".join(map(str, place))
+    return ".".join(map(str, place)) or "recipe"
 
 
 def _origin(origins: Mapping[Place, _Origin], place: Place) -> _Origin:

@@ -92,7 +92,7 @@ def content(files: RunFiles) -> dict[str, Any]:
         "failed": failed_stages(files),
         "teacher_given": teacher_was_given(files),
         "answer": answer(evaluation) if evaluation else "",
-        "warnings": [typeset(warning) for warning in verdict.warnings] if verdict else [],
+        "verdict_warnings": [typeset(warning) for warning in verdict.warnings] if verdict else [],
         "evaluation": evaluation,
         "metric": numbers.metric(evaluation.headline_metric if evaluation else numbers.main_metric(files.task)),
         "steps": steps(evaluation) if evaluation else [],
