@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import potstill
-from potstill.cli import show
+from potstill.cli import main, show
 from potstill.core.errors import PotstillError, TrainingError, UsageError
 
 Invoke = Callable[..., Any]
@@ -145,6 +146,62 @@ def test_an_unexpected_error_says_how_to_see_more(fake: Any, recipe: Path, invok
     assert result.stderr.startswith("error: unexpected KeyError: 'oops'\n")
     assert "POTSTILL_DEBUG=1" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "exit_code"),
+    [
+        (TrainingError("It broke."), "TrainingError", 1),
+        (UsageError("It broke."), "UsageError", 2),
+        (OSError(errno.ENOSPC, "no", "x"), "PotstillError", 1),
+        (KeyError("It broke."), "Unexpected", 1),
+        (KeyboardInterrupt(), "Interrupted", 130),
+    ],
+)
+def test_with_json_an_error_is_one_object_on_standard_output(
+    fake: Any, recipe: Path, invoke: Invoke, error: BaseException, kind: str, exit_code: int
+) -> None:
+    fake.error = error
+    result = invoke("run", str(recipe), "--json")
+    found = strict_json(result.stdout)["error"]
+    assert (found["type"], found["exit_code"], result.exit_code) == (kind, exit_code, exit_code)
+    assert "It broke." in found["message"] or kind in ("PotstillError", "Interrupted")
+    assert "error" not in result.stderr
+
+
+@pytest.mark.parametrize("words", [["plan"], ["plan", "x.yaml", "--jsn"], ["plann", "x.yaml"], ["store", "verify"]])
+def test_wrong_usage_is_an_object_too(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["potstill", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert strict_json(capsys.readouterr().out)["error"]["type"] == "UsageError"
+    monkeypatch.setattr(sys, "argv", ["potstill", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "Usage: potstill" in capsys.readouterr().err
+
+
+def test_foreign_text_is_shown_and_not_obeyed(fake: Any, recipe: Path, invoke: Invoke) -> None:
+    fake.error = PotstillError("said \x1b]0;title\x07 \ud800")
+    assert invoke("run", str(recipe)).stderr == "error: said \\x1b]0;title\\x07 \\ud800\n"
+    fake.error = KeyError("\x1b[2J")
+    assert "\x1b" not in invoke("run", str(recipe)).stderr
+
+
+def test_an_error_reaches_any_terminal_and_its_exit_code_survives_closed_streams(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'potstill'; from potstill.cli import main; main()"]
+    (tmp_path / "r.yaml").write_text("naïve: 1\n", encoding="utf-8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    found = subprocess.run([*command, "plan", "r.yaml"], cwd=tmp_path, env=plain, capture_output=True, check=False)
+    assert found.returncode == 2
+    assert "naïve: unknown key" in found.stderr.decode()
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            assert subprocess.run([*command, "plan", "r.yaml"], cwd=tmp_path, stderr=full, check=False).returncode == 2
 
 
 def test_an_interrupt_says_how_to_continue(

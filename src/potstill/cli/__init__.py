@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from potstill.cli import doctor, evaluate, export, init, label, plan, report, run, runs, store
-from potstill.cli.guard import guarded
+from potstill.cli.guard import guarded, run_app
 
 # The plain help starts in half the time of the boxed one, and can be piped and searched.
 app = typer.Typer(
@@ -57,4 +57,4 @@ app.add_typer(store.app)
 
 def main() -> None:
     """Run the command line; the entry point of the ``potstill`` script."""
-    app(prog_name="potstill")
+    run_app(app)

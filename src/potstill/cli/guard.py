@@ -8,44 +8,81 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
+from io import TextIOWrapper
 from typing import Any, NoReturn, ParamSpec
 
 import typer
 
-from potstill.core.errors import PotstillError, PotstillWarning
+from potstill.cli import show
+from potstill.core.errors import PotstillWarning
+from potstill.core.explain import explained
+from potstill.core.text import printable
 
 INTERRUPTED = 130
+_LONGEST = 8_000
+"""Characters of a message that are shown."""
 P = ParamSpec("P")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Return ``command`` with errors turned into one message on standard error and an exit code."""
+    """Return ``command`` with errors turned into one message on standard error and an exit code.
+
+    With ``--json`` the message is one JSON object on standard output, unless a result stands there already.
+    """
 
     @wraps(command)
     def run_command(*args: P.args, **options: P.kwargs) -> None:
+        wanted, before = bool(options.get("json")), show.printed_objects()
+
+        def stop(kind: str, message: str, exit_code: int) -> NoReturn:
+            _stop(kind, message, exit_code, json=wanted and show.printed_objects() == before)
+
         try:
             with _plain_warnings():
                 command(*args, **options)
         except (typer.Exit, typer.BadParameter, BrokenPipeError):
             raise
         except (KeyboardInterrupt, typer.Abort):
-            _stop(
-                "\ninterrupted: finished work is kept; the same command continues: " + repeated_command(),
-                INTERRUPTED,
-            )
-        except PotstillError as error:
-            _stop(f"error: {error}", error.exit_code)
+            again = repeated_command()
+            stop("Interrupted", f"interrupted: finished work is kept; the same command continues: {again}", INTERRUPTED)
         except Exception as error:
-            _stop(
-                f"error: unexpected {type(error).__name__}: {error}\n"
+            known = explained(error)
+            if known is not None:
+                stop(type(known).__name__, str(known), known.exit_code)
+            stop(
+                "Unexpected",
+                f"unexpected {type(error).__name__}: {error}\n"
                 "This is a mistake in potstill or in a function that the recipe names. "
                 "To see where it happened, set POTSTILL_DEBUG=1 and run the same command again.",
                 1,
             )
 
     return run_command
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run the command line and leave the process with its exit code, whatever streams and arguments it was given."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files and classes may hold what the terminal's encoding does not have.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(prog_name="potstill", standalone_mode=False)
+    except typer.Abort:
+        code = 1
+    except Exception as error:
+        # Wrong options and missing arguments, which typer shows with the usage.
+        if not hasattr(error, "format_message"):
+            raise
+        code = int(getattr(error, "exit_code", 2))
+        if "--json" in sys.argv[1:]:
+            show.print_json(_as_json("UsageError", str(error.format_message()), code))
+        else:
+            with suppress(OSError, ValueError):
+                error.show()  # type: ignore[attr-defined]
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
@@ -55,7 +92,7 @@ def _plain_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, PotstillWarning):
-            typer.echo(f"warning: {message}", err=True)
+            typer.echo(f"warning: {printable(str(message))}", err=True)
         else:
             ordinary(message, category, *where, **more)
 
@@ -71,8 +108,18 @@ def repeated_command() -> str:
     return shlex.join(["potstill", *sys.argv[1:]])
 
 
-def _stop(message: str, exit_code: int) -> NoReturn:
-    if os.environ.get("POTSTILL_DEBUG"):
-        traceback.print_exc()
-    typer.echo(message, err=True)
+def _stop(kind: str, message: str, exit_code: int, *, json: bool) -> NoReturn:
+    """Tell an error and leave; an error that cannot be told (a closed stream, a full disk) still has its exit code."""
+    message = printable(message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ... (cut)")
+    with suppress(OSError, ValueError):
+        if os.environ.get("POTSTILL_DEBUG"):
+            traceback.print_exc()
+        if json:
+            show.print_json(_as_json(kind, message, exit_code))
+        else:
+            typer.echo(message if kind == "Interrupted" else f"error: {message}", err=True)
     raise typer.Exit(exit_code)
+
+
+def _as_json(kind: str, message: str, exit_code: int) -> dict[str, Any]:
+    return {"error": {"type": kind, "message": message, "exit_code": exit_code}}

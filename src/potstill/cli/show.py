@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from potstill.core.text import printable
+
 if TYPE_CHECKING:
     from potstill.evaluation import EvaluationResult
 
 NOTHING = "-"
+_printed: list[bool] = []
 MODEL_NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro_f1": "macro F1", "r2": "R2"}
 PERCENT = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -34,7 +37,7 @@ def is_main_process() -> bool:
 
 def echo(text: str = "") -> None:
     """Print a line on standard output."""
-    typer.echo(text)
+    typer.echo(printable(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> None:
@@ -58,7 +61,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collec
     for number, name in enumerate(header):
         drawn.add_column(Text(name), justify="right" if number in right else "left")
     for row in rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(printable(text)) for text in row))
     Console(highlight=False).print(drawn)
 
 
@@ -79,6 +82,12 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object; numbers that JSON does not have (NaN, infinities) become null."""
     echo(json.dumps(_json(value), indent=2, allow_nan=False))
+    _printed.append(True)
+
+
+def printed_objects() -> int:
+    """Return how many JSON objects this process has printed."""
+    return len(_printed)
 
 
 def _json(value: Any) -> Any:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from potstill.core.text import printable
+
 
 class PotstillError(Exception):
-    """A problem the user can act on. The command line prints the message without a traceback and exits 1."""
+    """A problem the user can act on. The command line prints the message without a traceback and exits 1.
+
+    Its text is safe to print, whatever names of files or answers of servers stand in it.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(PotstillError):
@@ -20,6 +28,10 @@ class UsageError(PotstillError):
 
 class DataError(PotstillError):
     """The data cannot be used as it is; names the file, row or class."""
+
+
+class DamagedFileError(DataError, ValueError):
+    """A small file of potstill's own is no JSON any more; where a damaged file is expected, it is a ValueError."""
 
 
 class TeacherError(PotstillError):
@@ -40,6 +52,9 @@ class ParityError(PotstillError):
 
 class PotstillWarning(UserWarning):
     """Something that works but is likely not what the user wants. The command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

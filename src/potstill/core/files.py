@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import tempfile
@@ -11,23 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from potstill.core.errors import PotstillError
+from potstill.core.errors import DamagedFileError
+from potstill.core.explain import explained
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission at ``path`` into one clear `PotstillError`."""
+    """Turn what the disk or a library's writer says about ``path`` into one clear `PotstillError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PotstillError(
-                f"The disk is full: could not write {path}. Finished results are safe; "
-                "free some space and run the same command again to continue."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise PotstillError(f"Could not write {path}: {error.strerror}. Choose another folder.") from error
-        raise
+    except Exception as error:
+        known = explained(error, Path(path))
+        if known is None or known is error:
+            raise
+        raise known from error
 
 
 @contextmanager
@@ -61,5 +57,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        DamagedFileError: it holds something else.
+
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: it is not JSON ({' '.join(str(error).split())}).") from error

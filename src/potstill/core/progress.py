@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from potstill.core.text import printable
+
 Advance = Callable[..., None]
 """``advance(amount=1, note="")``: report progress; ``note`` is a short text such as the current loss."""
 
@@ -37,19 +39,19 @@ def progress(description: str, total: int | None, *, unit: str = "it", done: int
             return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=Console(stderr=True),
         transient=True,
     )
     with bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(printable(description), total=total, completed=done, note="")
 
         def advance(amount: int = 1, *, note: str = "") -> None:
-            bar.update(task, advance=amount, note=note)
+            bar.update(task, advance=amount, note=printable(note))
 
         yield advance

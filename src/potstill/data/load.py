@@ -10,6 +10,7 @@ import numpy as np
 
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
+from potstill.core.explain import clear_errors
 from potstill.core.scale import scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
@@ -22,6 +23,7 @@ from potstill.data.splits import split_rows
 _ROLES = ("train", "validation", "test")
 
 
+@clear_errors
 def load(
     train: Any,
     *,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from potstill.core.errors import DataError, did_you_mean
+from potstill.core.files import disk_errors
 from potstill.core.optional import require
 from potstill.data.columns import Column, as_categories, as_numbers, merged, number_column
 from potstill.data.files import not_a_file, utf8_content
@@ -365,7 +366,7 @@ def _innermost(kind: Any) -> Any:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with disk_errors(path), np.load(path, allow_pickle=False) as file:
             return {name: np.atleast_1d(file[name]) for name in file.files}
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise DataError(f"{path} cannot be read as npz: {error}. Arrays of objects are not read.") from error

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from potstill.core.errors import UsageError
+from potstill.core.explain import clear_errors
 from potstill.objective import Objective
 from potstill.pipeline.build import IN_MEMORY, Given
 from potstill.pipeline.running import Run, run
@@ -21,6 +22,7 @@ AnyTeacher = nn.Module | Path | str | Mapping[str, Any]
 """What one teacher may be given as."""
 
 
+@clear_errors
 def distill(
     teacher: AnyTeacher | Sequence[AnyTeacher] | None,
     student: nn.Module | Callable[[], nn.Module] | str | Mapping[str, Any],

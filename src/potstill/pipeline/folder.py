@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from potstill.core.errors import PotstillError
+from potstill.core.explain import clear_errors
 from potstill.core.files import disk_errors, read_json, write_json
 
 PACKAGES = ("potstill", "torch", "numpy", "accelerate", "onnxruntime")
@@ -108,6 +109,7 @@ class RunFolder:
         return folder
 
 
+@clear_errors
 def find_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one row for each run in ``folder``, newest first.
 

@@ -13,6 +13,7 @@ import torch
 
 from potstill import report
 from potstill.core.errors import UsageError
+from potstill.core.explain import clear_errors
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.signals import Batch
 from potstill.data.augment import mixes
@@ -76,6 +77,7 @@ class Labelled:
         return {"folder": str(self.folder), "finished": self.finished, "files": files, "facts": facts}
 
 
+@clear_errors
 def label(
     recipe: Recipe,
     *,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_json
 from potstill.core.progress import Advance, progress
 from potstill.pipeline.journal import Journal, open_journal, read_journal
@@ -34,6 +35,7 @@ _LISTED = 10
 _BACKOFF = 1.0
 
 
+@clear_errors
 def label_texts(
     recipe: TextRecipe, out: Path, *, part: tuple[int, int] = (0, 1), base: Path = Path()
 ) -> dict[str, Any]:

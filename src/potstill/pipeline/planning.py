@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potstill.core import random
 from potstill.core.errors import PotstillError, TeacherError
+from potstill.core.explain import clear_errors
 from potstill.data import Samples, num_batches, record_batches
 from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.models.input_gradients import INPUT_GRADIENT
@@ -76,6 +77,7 @@ class Plan:
         return {**asdict(self), "folder": str(self.folder)}
 
 
+@clear_errors
 def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Given | None = None) -> Plan:
     """Check everything a run needs and say what it will do: a few batches through both models, no training.
 

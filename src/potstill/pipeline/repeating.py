@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.core.errors import ParityError, UsageError
+from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_text
 from potstill.evaluation import EvaluationResult, Size
 from potstill.pipeline import exporting, proof
@@ -16,6 +17,7 @@ from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump, read
 
 
+@clear_errors
 def evaluate(run_folder: Path | str) -> EvaluationResult:
     """Compute a run's numbers and verdict again from its kept predictions; the test split is not read again.
 
@@ -41,6 +43,7 @@ def evaluate(run_folder: Path | str) -> EvaluationResult:
     return result
 
 
+@clear_errors
 def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict[str, Path]:
     """Write the files of a run's best student again, in other formats if wanted, and check them.
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill import report
+from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
@@ -100,6 +101,7 @@ class Run:
         }
 
 
+@clear_errors
 def run(
     recipe: Recipe,
     *,

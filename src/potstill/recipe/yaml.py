@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from potstill.core.errors import UsageError
+from potstill.core.explain import clear_errors
 from potstill.recipe.document import CORE_TYPES, TAG, DocumentError, Place, parse
 from potstill.recipe.problems import describe, explain, without_empty_sections
 from potstill.recipe.schema import Recipe
@@ -30,6 +31,7 @@ class _Origin:
     order: int
 
 
+@clear_errors
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
@@ -49,6 +51,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return loads(_content(Path(path)), str(path), overrides)
 
 
+@clear_errors
 def read_for_label(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TextRecipe:
     """Read a recipe of any task that can be labelled; as `read`, and with ``task: text`` a `TextRecipe`."""
     content = _content(Path(path))

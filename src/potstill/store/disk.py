@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -22,19 +21,7 @@ _LOCK = ".lock"
 _WRITER = ".writer.json"
 
 
-@contextmanager
-def errors(path: Path) -> Iterator[None]:
-    """Like `disk_errors`, and a limit on the size of files is told like a full disk."""
-    try:
-        with disk_errors(path):
-            yield
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        raise PotstillError(
-            f"Could not write {path}: files may not grow this large here (see `ulimit -f`). Finished results are safe; "
-            "raise the limit or choose another folder, and run the same command again to continue."
-        ) from error
+errors = disk_errors
 
 
 def write(file: FileIO, content: bytes) -> None:

@@ -1,0 +1,17 @@
+"""Text that others wrote (servers, files, folders, model authors), made safe to show."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""What terminals obey (escape sequences, bells, carriage returns), what turns the direction of writing, and halves of
+characters that no file can hold; line breaks and tabs are text."""
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with everything that is not shown but obeyed written out, such as ``\\x1b``.
+
+    Use it wherever text of others reaches a terminal, a log or a page.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
