@@ -211,6 +211,43 @@ def test_the_spend_limit_holds_and_answers_are_kept(server: Server, tmp_path: Pa
     assert summary["money"] == 12 * 24.0
 
 
+def test_requests_of_a_process_that_died_count_in_full_and_answered_ones_once(tmp_path: Path) -> None:
+    journals: list[tuple[list[Any], list[Any]]] = []
+
+    def watched(request: Request) -> Reply:
+        requests, answers = (
+            [json.loads(line) for line in path.read_text().splitlines()]
+            for path in (tmp_path / "out" / "requests-0-of-1.jsonl", tmp_path / "out" / "answers-0-of-1.jsonl")
+        )
+        journals.append((requests, answers))
+        return echo(request) if len(journals) != 3 else Reply({"error": "no"}, status=400)
+
+    options = {"price_in": 1e6, "price_out": 2e6, "max_tokens": 8, "concurrency": 1}
+    with serving(watched) as server:
+        data = write_texts(tmp_path)
+        summary = label_texts(make_recipe(server, data, spend_limit=1000.0, **options), tmp_path / "out")
+        assert summary["money"] == 11 * 24.0  # a refused request costs nothing, an answered one what it says
+        # The server was never asked before the request was on disk, with its worst case.
+        for number, (requests, answers) in enumerate(journals):
+            open_ones = {line["request"]: line.get("at_most") for line in requests}
+            for line in answers:
+                open_ones.pop(line["request"])
+            assert [line for line in open_ones.values() if line] == [[64 + 21 + (number > 9), 8]]
+        # A process that died with two requests under way: both may have been answered, and cost at most 300.
+        with (tmp_path / "out" / "requests-0-of-1.jsonl").open("a") as file:
+            for name in "ab":
+                file.write(json.dumps({"request": name, "at_most": [100, 25]}) + "\n")
+        asked = len(server.requests)
+        stopped = label_texts(make_recipe(server, data, spend_limit=600.0, **options), tmp_path / "out")
+        assert stopped["money"] == 11 * 24.0 + 300.0
+        assert "spend limit of 600" in stopped["stopped"]
+        assert len(server.requests) == asked
+        # Also where the rows are divided anew.
+        divided = label_texts(make_recipe(server, data, spend_limit=600.0, **options), tmp_path / "out", part=(0, 2))
+        assert len(server.requests) == asked
+        assert "spend limit" in divided["stopped"]
+
+
 def test_answers_belong_to_prompts_not_to_places(server: Server, tmp_path: Path) -> None:
     label_texts(make_recipe(server, write_texts(tmp_path)), tmp_path / "out")
     # Two rows are the same text; others move, one is new.

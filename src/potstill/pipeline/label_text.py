@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -68,13 +69,19 @@ def label_texts(
     questions = questions_of(recipe, base=base)
     out = Path(out)
     name = f"answers-{index}-of-{parts}"
-    with open_journal(out / f"{name}.jsonl") as journal:
+    answers = out / f"{name}.jsonl"
+    with open_journal(answers) as journal, open_journal(_requests_of(answers)) as requests:
         _check_settings(questions, out)
         known = _known(out)
         mine = range(index * len(questions) // parts, (index + 1) * len(questions) // parts)
         missing = [row for row in mine if questions.keys[row] not in known.places]
         own = known if parts == 1 else _known(out, f"{name}.jsonl")
-        labelling = _Labelling(questions, journal, own, parts)
+        same = _known(out, f"answers-*-of-{parts}.jsonl")
+        limit = recipe.teacher.endpoint.spend_limit
+        if limit is not None and parts > 1:
+            # What was spent while the rows were divided otherwise is nobody's share.
+            limit = max(0.0, limit - (known.money(recipe) - same.money(recipe))) / parts
+        labelling = _Labelling(questions, journal, requests, own, limit)
         with progress("asking the teacher", len(mine), unit="answers", done=len(mine) - len(missing)) as advance:
             labelling.run(missing, advance)
     known = _known(out)
@@ -122,11 +129,17 @@ class _Known:
     estimated: int = 0
     unreadable: int = 0
 
+    def money(self, recipe: TextRecipe) -> float:
+        """Return what all of it cost, at most."""
+        endpoint = recipe.teacher.endpoint
+        return Prices(endpoint.price_in, endpoint.price_out).of(self.usage + self.unanswered)
+
 
 def _known(out: Path, pattern: str = "answers-*-of-*.jsonl") -> _Known:
     """Read the journals of ``out``; lines that are damaged count as questions that were not asked."""
     known = _Known()
     for path in sorted(out.glob(pattern)):
+        ended: set[str] = set()
         for line in read_journal(path):
             value = line.value or {}
             try:
@@ -139,11 +152,32 @@ def _known(out: Path, pattern: str = "answers-*-of-*.jsonl") -> _Known:
                     known.usage = known.usage + Usage(*value["usage"])
                 elif "lost" in value:
                     known.unanswered = known.unanswered + Usage(*value["lost"])
+                    continue
                 else:
                     known.unreadable += 1
+                ended.add(str(value.get("request")))
             except (KeyError, TypeError):
                 known.unreadable += 1
+        known.unanswered = sum(_under_way(_requests_of(path), ended), known.unanswered)
     return known
+
+
+def _requests_of(answers: Path) -> Path:
+    """Return the journal of what was sent, beside the journal of what was answered."""
+    return answers.with_name(answers.name.replace("answers-", "requests-", 1))
+
+
+def _under_way(path: Path, ended: set[str]) -> list[Usage]:
+    """Return what requests may have cost whose process died before it knew what came of them."""
+    sent: dict[str, Usage] = {}
+    for line in read_journal(path):
+        value = line.value or {}
+        request = str(value.get("request"))
+        if "at_most" in value:
+            sent[request] = Usage(*value["at_most"])
+        else:
+            sent.pop(request, None)
+    return [usage for request, usage in sent.items() if request not in ended]
 
 
 def _check_settings(questions: Questions, out: Path) -> None:
@@ -164,11 +198,12 @@ def _check_settings(questions: Questions, out: Path) -> None:
 class _Labelling:
     """The asking of one part: several rows at a time, each answer into the journal by the thread that got it."""
 
-    def __init__(self, questions: Questions, journal: Journal, known: _Known, parts: int) -> None:
+    def __init__(
+        self, questions: Questions, journal: Journal, requests: Journal, known: _Known, limit: float | None
+    ) -> None:
         endpoint = questions.recipe.teacher.endpoint
-        self._questions, self._journal = questions, journal
+        self._questions, self._journal, self._requests = questions, journal, requests
         self._answered_before = bool(known.places)
-        limit = None if endpoint.spend_limit is None else endpoint.spend_limit / parts
         prices = Prices(endpoint.price_in, endpoint.price_out)
         self.spend = Spend(prices, limit, earlier=known.usage, earlier_lost=known.unanswered)
         self.client = _client(endpoint)
@@ -198,19 +233,34 @@ class _Labelling:
     def _ask(self, row: int) -> None:
         questions, recipe = self._questions, self._questions.recipe
         key, body = questions.keys[row], questions.body(row)
-        named = {"key": key, "id": questions.texts.names[row], "url": self.client.url}
+        request = uuid.uuid4().hex
+        named = {"request": request, "key": key, "id": questions.texts.names[row], "url": self.client.url}
         worst = chat.worst_case(body)
+        at_most = [worst.tokens_in, worst.tokens_out]
+
+        sent = False
+
+        def send() -> None:
+            nonlocal sent
+            # On disk before the server can count it: what this process never hears of is counted by the next one.
+            self._requests.add({"request": request, "at_most": at_most})
+            sent = True
 
         def lost() -> None:
-            self._journal.add({**named, "lost": [worst.tokens_in, worst.tokens_out]})
+            self._journal.add({**named, "lost": at_most})
 
         try:
-            answer = chat.ask(self.client, body, self.spend, on_lost=lost)
+            answer = chat.ask(self.client, body, self.spend, on_send=send, on_lost=lost)
             if recipe.classes is not None:
                 class_answer(answer, recipe.classes, recipe.class_form)
         except chat.UnusableError as error:
             usage = [error.usage.tokens_in, error.usage.tokens_out]
             self._journal.add({**named, "problem": self.client.hide(str(error)), "usage": usage})
+            raise
+        except BaseException:
+            # Refused or not sent, which costs nothing, or lost, which is counted.
+            if sent:
+                self._requests.add({"request": request, "ended": True})
             raise
         self._journal.add({**named, "answer": answer.to_json()})
 
@@ -283,8 +333,6 @@ def _summary(
 ) -> dict[str, Any]:
     answers = len(found.rows)
     soft = answers - found.hard
-    endpoint = questions.recipe.teacher.endpoint
-    prices = Prices(endpoint.price_in, endpoint.price_out)
     classes = questions.recipe.classes is not None
     return {
         "rows": len(questions),
@@ -297,7 +345,7 @@ def _summary(
         "tokens_in": known.usage.tokens_in,
         "tokens_out": known.usage.tokens_out,
         "tokens_unanswered": known.unanswered.tokens_in + known.unanswered.tokens_out,
-        "money": prices.of(known.usage + known.unanswered),
+        "money": known.money(questions.recipe),
         "seconds": labelling.seconds,
         "answers_per_second": labelling.asked / labelling.seconds if labelling.seconds > 0 else 0.0,
         "finish_reasons": dict(sorted(found.finish_reasons.items())),

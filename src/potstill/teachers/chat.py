@@ -19,6 +19,7 @@ from potstill.teachers.spend import Spend, Usage
 PATH = "chat/completions"
 OURS = ("model", "messages", "max_tokens", "logprobs", "top_logprobs", "stream", "n")
 """Parameters of a request that are set here, so that others must not set them."""
+_MOST_TOKENS = 10**9
 _TEMPLATE_TOKENS = 64
 """Tokens that a server may put around the messages, at most, for the worst case of a spend limit."""
 
@@ -228,7 +229,12 @@ def read_answer(payload: Any, worst: Usage) -> ChatAnswer:
 
 
 def ask(
-    client: HttpClient, body: Mapping[str, Any], spend: Spend, *, on_lost: Callable[[], None] | None = None
+    client: HttpClient,
+    body: Mapping[str, Any],
+    spend: Spend,
+    *,
+    on_send: Callable[[], None] | None = None,
+    on_lost: Callable[[], None] | None = None,
 ) -> ChatAnswer:
     """Send one request and return its answer, with its cost counted.
 
@@ -236,6 +242,7 @@ def ask(
         client: the server.
         body: of `request_body`.
         spend: what may be spent.
+        on_send: called once, when there is money for the request and before any of it is sent.
         on_lost: called for each try that was sent and not answered.
 
     Raises:
@@ -254,6 +261,8 @@ def ask(
         reservation.lose()
 
     with spend.reserve(worst) as reservation:
+        if on_send is not None:
+            on_send()
         payload = client.post(PATH, body, tokens=guess, on_lost=lost)
         try:
             answer = read_answer(payload, worst)
@@ -271,10 +280,9 @@ def _usage(payload: Any) -> Usage | None:
     if not isinstance(found, dict):
         return None
     tokens_in, tokens_out = found.get("prompt_tokens"), found.get("completion_tokens")
-    # Not isinstance: True is no count.
-    if type(tokens_in) is not int or type(tokens_out) is not int or min(tokens_in, tokens_out) < 0:
-        return None
-    return Usage(tokens_in, tokens_out)
+    # Not isinstance: True is no count; nor is a number that no answer has.
+    counts = [count for count in (tokens_in, tokens_out) if type(count) is int and 0 <= count <= _MOST_TOKENS]
+    return Usage(*counts) if len(counts) == 2 else None
 
 
 def _token(place: Mapping[str, Any]) -> Token:
