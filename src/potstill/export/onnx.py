@@ -26,6 +26,7 @@ from potstill.core.files import atomic_path
 from potstill.core.optional import require
 from potstill.core.scale import TargetScale
 from potstill.export.student import Student, Task
+from potstill.models.beside_weights import copied, without_computed_weights
 from potstill.models.preprocess import Preprocessor
 
 Array = np.ndarray[Any, Any]
@@ -112,7 +113,8 @@ def export_onnx(
     if size > _ONE_FILE:
         raise UsageError(f"The model has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB.")
     prepare = _Prepare(copy.deepcopy(preprocess).cpu(), example_inputs.shape[1:])
-    student = Student(copy.deepcopy(model).cpu(), prepare, task=task, classes=classes, scale=scale).eval()
+    student = Student(copied(model).cpu(), prepare, task=task, classes=classes, scale=scale).eval()
+    without_computed_weights(student.model)
     # With one row the exporter would take the batch size for a constant.
     example = example_inputs[:1].cpu().repeat(2, *[1] * (example_inputs.dim() - 1))
     batch = torch.export.Dim("batch", min=1)
@@ -130,7 +132,7 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:400]
+        reason = " ".join(str(error.__cause__ or error).partition("For more information")[0].split())[:400]
         raise PotstillError(
             f"{type(model).__name__} could not be exported to ONNX: {reason}. Usual causes: Python control flow that "
             "depends on tensor values, or a batch size that is fixed inside the model."
@@ -187,7 +189,10 @@ def package_version() -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's remarks on its own internals from the user: they are nothing a user can act on."""
-    names = ("root", "torch.onnx", "torch.onnx._internal.exporter._registration")
+    names = (
+        *("root", "torch.onnx", "torch.onnx._internal.exporter._registration"),
+        "torch.fx.experimental.symbolic_shapes",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
-from potstill.core.files import read_json, write_json
+from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.export.onnx import package_version
 from potstill.export.student import Student, Task
+from potstill.models.beside_weights import copied, initialise_lazy_layers, restore_unsaved, unsaved_tensors
 from potstill.models.load import build, load_weights, save_weights
 from potstill.models.preprocess import Preprocessor
 
 WEIGHTS, CONFIG = "student.safetensors", "student.json"
+UNSAVED = "student-unsaved.safetensors"
+"""Tensors that the student computes with and its state dict does not hold; only there where it has any."""
+_PROBE_ROWS, _PROBE_COLUMNS = 3, 16
+_ALIKE = 1e-2
 _FORMAT = 1
 
 
@@ -37,8 +46,12 @@ def save_student(
     classes: Sequence[str] = (),
     recipe_hash: str = "",
     scale: TargetScale | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write ``student.safetensors`` and ``student.json`` into a folder.
+
+    With them go what the state dict does not hold (buffers with ``persistent=False``) and a few answers of the student
+    to made-up inputs, so that `load_student` gives this model and no other.
 
     Args:
         model: the trained model.
@@ -54,6 +67,7 @@ def save_student(
         classes: class names in output order.
         recipe_hash: of the recipe that made the model.
         scale: the standard units that the model learned values in.
+        seed: that it was built from.
 
     Returns:
         The path of the weights.
@@ -72,6 +86,14 @@ def save_student(
     if scale is not None:
         metadata["scale"] = json.dumps(scale.to_json())
     save_weights(model, weights, metadata)
+    unsaved = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in unsaved_tensors(model).items()}
+    if unsaved:
+        with atomic_path(folder / UNSAVED) as temporary:
+            save_file(unsaved, temporary)
+    else:
+        (folder / UNSAVED).unlink(missing_ok=True)
+    parts = copied(model).cpu(), copy.deepcopy(preprocess).cpu()
+    student = Student(*parts, task=task, classes=classes, scale=scale).eval()
     write_json(
         folder / CONFIG,
         {
@@ -79,6 +101,8 @@ def save_student(
             "model": None if model_name is None else _relative(model_name, Path(base), folder),
             "class": type(model).__name__,
             "args": arguments,
+            "seed": seed,
+            "unsaved": sorted(unsaved),
             "preprocess": {
                 "mean": None if preprocess.mean is None else preprocess.mean.tolist(),
                 "std": None if preprocess.std is None else preprocess.std.tolist(),
@@ -88,6 +112,7 @@ def save_student(
                 "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
                 "shape": list(shape),
             },
+            "answers": _probe(student, preprocess, shape, dtype),
             "classes": list(classes),
             "scale": None if scale is None else scale.to_json(),
             "task": task,
@@ -110,7 +135,8 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
             place of the name otherwise. Its weights are replaced.
 
     Raises:
-        UsageError: no such files, a model that has to be passed, or weights that do not fit it.
+        UsageError: no such files, a model that has to be passed, weights that do not fit it, or a model that answers
+            otherwise than the student did when it was exported.
 
     """
     folder = Path(folder)
@@ -128,13 +154,63 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
             f"The student ({config['class']}) was given as a Python object, so its code is not known here. "
             "Pass it: load_student(folder, model=MyModel(...))."
         )
-    built = build(source, {} if isinstance(source, nn.Module) else config["args"], base=folder)
-    load_weights(built, folder / WEIGHTS)
-    given = config["preprocess"]
+    seed = config.get("seed", 0)
+    built = build(source, {} if isinstance(source, nn.Module) else config["args"], seed=seed, base=folder)
+    given, shape, dtype = config["preprocess"], config["input"]["shape"], config["input"]["dtype"]
     mean, std = (None if given[name] is None else torch.tensor(given[name]) for name in ("mean", "std"))
     preprocess = Preprocessor(mean, std, given["size"])
+    initialise_lazy_layers(built, lambda: preprocess(_made_up(preprocess, shape, dtype)), seed=seed)
+    load_weights(built, folder / WEIGHTS)
+    if config.get("unsaved"):
+        restore_unsaved(built, load_file(folder / UNSAVED))
     scale = None if config.get("scale") is None else TargetScale.from_json(config["scale"])
-    return Student(built, preprocess, task=config["task"], classes=config["classes"], scale=scale).eval()
+    student = Student(built, preprocess, task=config["task"], classes=config["classes"], scale=scale).eval()
+    expected = config.get("answers")
+    if expected is not None and not _answers_like(_probe(student, preprocess, shape, dtype), expected):
+        raise UsageError(
+            f"{type(built).__name__} fits the weights in {folder}, but does not answer like the student that was "
+            "exported: its code, or something that is not in its weights, is another. Use the code that it was trained "
+            "with, or export it again."
+        )
+    return student
+
+
+def _made_up(preprocess: Preprocessor, shape: Sequence[int], dtype: str | torch.dtype | None) -> Tensor:
+    """Return raw inputs (3, ...) that are nobody's data and lie where the data lies."""
+    count = torch.arange(_PROBE_ROWS * math.prod(shape)).reshape(_PROBE_ROWS, *shape)
+    if str(dtype).removeprefix("torch.") == "uint8":
+        return (count * 37 % 256).to(torch.uint8)
+    waves = torch.sin(count.double() * 0.7)
+    if preprocess.mean is not None and preprocess.std is not None:
+        place = [1] * waves.dim()
+        place[1 if waves.dim() == 4 else -1] = -1
+        waves = waves * preprocess.std.double().cpu().view(place) + preprocess.mean.double().cpu().view(place)
+    return waves.to(torch.float32)
+
+
+def _probe(
+    student: Student, preprocess: Preprocessor, shape: Sequence[int], dtype: str | torch.dtype | None
+) -> list[list[float]] | None:
+    """Return the first numbers of what the student answers to made-up inputs; None where it has no fixed answer."""
+    inputs = _made_up(preprocess, shape, dtype)
+    try:
+        with torch.no_grad():
+            answers = student(inputs)
+            again = student(inputs)
+    except Exception:  # made-up inputs may be nothing that it can read, such as numbers of tokens
+        return None
+    if not torch.equal(answers, again) or not bool(torch.isfinite(answers).all()):
+        return None
+    rows: list[list[float]] = answers[:, :_PROBE_COLUMNS].tolist()
+    return rows
+
+
+def _answers_like(found: list[list[float]] | None, expected: list[list[float]]) -> bool:
+    if found is None:
+        return False
+    one, other = (np.asarray(rows, dtype=np.float64) for rows in (found, expected))
+    spread = float(other.std())
+    return one.shape == other.shape and float(np.abs(one - other).max()) <= _ALIKE * (spread if spread > 0 else 1.0)
 
 
 def _relative(name: str, base: Path, folder: Path) -> str:

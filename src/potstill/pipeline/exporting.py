@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError
@@ -19,7 +19,7 @@ from potstill.data import record_batches
 from potstill.data.samples import Samples
 from potstill.evaluation import latency, predict
 from potstill.export import OnnxModel, export_onnx, parity, quantize, recommended, save_student
-from potstill.export.weights import CONFIG, WEIGHTS
+from potstill.export.weights import CONFIG, UNSAVED, WEIGHTS
 from potstill.pipeline.build import Job
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.proof import EXAMPLES, Array, best_seed, trained_student
@@ -55,7 +55,7 @@ def export_student(job: Job, out: Path) -> None:
     _check_unchanged(job, model, test, out)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        entries = _write(job, model, beside, test)
+        entries = _write(job, model, beside, test, seed)
         _replace(job, folder, beside, entries, {"seed": seed, "student": fingerprint.of_weights(model)})
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -108,7 +108,7 @@ def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predi
     return in_target_units(job, values)
 
 
-def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dict[str, Any]]:
+def _write(job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int) -> list[dict[str, Any]]:
     """Write and check every file in a folder of its own; return an entry of ``parity.json`` for each."""
     examples = job.data.train.fetch(np.arange(2))
     by_name = job.given.student is None
@@ -129,21 +129,13 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dic
         classes=job.data.classes,
         recipe_hash=recipe_hash(job.written or job.recipe),
         scale=job.data.scale,
+        seed=seed,
     )
     wanted = job.recipe.export.wanted
     if not wanted:
         return []
     exact = folder / FILES["onnx"]
-    export_onnx(
-        model,
-        job.student_preprocess,
-        examples,
-        exact,
-        task=job.data.task,
-        classes=job.data.classes,
-        recipe_hash=recipe_hash(job.written or job.recipe),
-        scale=job.data.scale,
-    )
+    write_onnx(job, model, exact, examples)
     entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
     if "onnx-int8" in wanted:
         path = folder / FILES["onnx-int8"]
@@ -155,6 +147,20 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers) -> list[dic
         answers = _predicted(job, model, validation, "distilled on the validation split")
         entries.append(_checked(job, path, "onnx-int8", [test, _Answers(validation, answers)]))
     return entries
+
+
+def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor) -> None:
+    """Write the student as a float32 file."""
+    export_onnx(
+        model,
+        job.student_preprocess,
+        examples,
+        path,
+        task=job.data.task,
+        classes=job.data.classes,
+        recipe_hash=recipe_hash(job.written or job.recipe),
+        scale=job.data.scale,
+    )
 
 
 def _calibration(job: Job) -> Iterator[Array]:
@@ -240,8 +246,10 @@ def _replace(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PARITY).unlink(missing_ok=True)  # until the last file is in place, the folder says nothing
-    for name in (CONFIG, WEIGHTS):
-        (beside / name).replace(folder / name)
+    (folder / UNSAVED).unlink(missing_ok=True)
+    for name in (CONFIG, WEIGHTS, UNSAVED):
+        if (beside / name).is_file():
+            (beside / name).replace(folder / name)
     for entry in entries:
         if entry["ok"]:
             (beside / entry["file"]).replace(folder / entry["file"])

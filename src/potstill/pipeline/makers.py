@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
 from potstill.core.scale import TargetScale
 from potstill.data import Data
 from potstill.models import Preprocessor, build, load_weights, reinitialise
+from potstill.models.beside_weights import copied, has_lazy_layers, initialise_lazy_layers
 from potstill.models.load import scale_in
 from potstill.pipeline.any_teacher import check_logits, foreign_maker, is_foreign, read_module
 from potstill.recipe import schema
@@ -38,11 +39,12 @@ def student_maker(
     given: nn.Module | Callable[[], nn.Module] | None,
 ) -> Callable[[int], nn.Module]:
     """Return what builds a student, a peer or an assistant from a seed; a module that was given is copied."""
+    example = partial(_example, section, data)
     if isinstance(given, nn.Module):
-        original = copy.deepcopy(given)
+        original = copied(initialise_lazy_layers(given, example, seed=first_seed))
 
         def from_module(seed: int) -> nn.Module:
-            model = copy.deepcopy(original)
+            model = copied(original)
             if seed != first_seed:
                 reinitialise(model, seed)
             return model
@@ -52,6 +54,7 @@ def student_maker(
 
     def from_recipe(seed: int) -> nn.Module:
         model = build(given or section.model, args, seed=seed, base=base)
+        initialise_lazy_layers(model, example, seed=seed)
         if given is None and section.weights is not None:
             load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
         return model
@@ -137,6 +140,12 @@ def answers_in(section: schema.Teacher | schema.Member, data: Data, base: Path) 
     return None if own == wanted else wanted.seen_in(own)
 
 
+def _example(section: schema.Model | schema.Teacher | schema.Member, data: Data) -> Tensor:
+    """Return a batch as the model sees it."""
+    prepared: Tensor = preprocessor(section.preprocess)(data.train.fetch(np.arange(min(2, len(data.train)))))
+    return prepared
+
+
 def vote_rule(votes: schema.VotesSection) -> Votes:
     """Return how votes are counted, from the recipe's section."""
     return Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
@@ -178,6 +187,11 @@ def _one_teacher(
 ) -> Callable[[], nn.Module]:
     classes = section.class_map if isinstance(section, schema.Teacher) else section.classes
     if module is not None:
+        if has_lazy_layers(module):
+            raise TeacherError(
+                f"{place}: {type(module).__name__} has lazy layers that were never initialised: it has no weights to "
+                "teach with. Train it first, or let potstill train it (a function that builds it, and teacher.train)."
+            )
         _check_answers(section, module, place, data)
         return read_module(section, lambda: module, classes, data)
     if is_foreign(section):
@@ -197,6 +211,7 @@ def _one_teacher(
 
     def from_recipe() -> nn.Module:
         model = build(section.model, args, seed=seed, base=base)
+        initialise_lazy_layers(model, partial(_example, section, data), seed=seed)
         if section.weights is not None:
             load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
         return model

@@ -30,6 +30,7 @@ from potstill.pipeline.keys import KINDS, Keys, keys, stage_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
 from potstill.pipeline.racing import Race, student_race, teacher_races, training_settings
+from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import warnings_of
 from potstill.recipe.schema import Recipe, Training
 from potstill.store import estimate as store_bytes
@@ -121,7 +122,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         store=store,
         data=describe_data(job.data),
         disk_free=free,
-        warnings=(*warnings_of(job), *of_teacher),
+        warnings=(*warnings_of(job), *of_teacher, *try_student(job)),
     )
 
 

@@ -27,6 +27,7 @@ from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, settle, student_race, training_settings, tried_rates
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers
+from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
@@ -139,6 +140,7 @@ def run(
         tell(warnings_of(job), folder=out)
         job = _with_features(job, recipe, folder, accelerator, given)
         begin(job, folder, command)
+        tell(try_student(job), folder=out)
         _stages(job, folder, accelerator)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from potstill.core import fingerprint
 from potstill.core.errors import UsageError
 from potstill.core.signals import Batch, Signals
+from potstill.models.beside_weights import copied
 from potstill.models.load import model_signals
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where
@@ -76,7 +76,7 @@ class Follower:
             )
         self.decay = settings.decay
         self.fingerprint = settings.fingerprint
-        self.model = copy.deepcopy(student)
+        self.model = copied(student)
         self._live = LiveTeacher(
             self.model,
             preprocess=preprocess,

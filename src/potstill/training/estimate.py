@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -14,6 +13,7 @@ from torch import nn
 from potstill.data.augment import AugmentSettings
 from potstill.data.loader import batches
 from potstill.data.samples import Data
+from potstill.models.beside_weights import copied
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where
 from potstill.objective import Objective
@@ -84,7 +84,7 @@ def estimate(
     )
     seconds: list[float] = []
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), machine_for(copy.deepcopy(student), task, accelerator) as (machine, _):
+    with torch.random.fork_rng(devices=cuda), machine_for(copied(student), task, accelerator) as (machine, _):
         epoch = 0
         while len(seconds) <= steps:
             began = time.monotonic()

@@ -1,0 +1,200 @@
+"""What would fail only after the training, tried before it on the untrained student: copies, rebuilding, export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potstill.core.errors import PotstillError
+from potstill.core.functions import cause
+from potstill.evaluation.predict import evaluating
+from potstill.export import OnnxModel, parity, quantize
+from potstill.models import zoo
+from potstill.models.beside_weights import copied, unsaved_tensors
+from potstill.models.load import output_tensor
+from potstill.models.together import deployed
+from potstill.pipeline.build import Job
+from potstill.pipeline.exporting import write_onnx
+from potstill.pipeline.stages import in_target_units
+
+SIZES = (1, 2, 7)
+"""Batches of these sizes have to be answered alike."""
+_ALIKE = 1e-3
+"""Largest difference of two answers that count as equal, relative to their spread."""
+_PLAIN = (bool, int, float, str, type(None), type)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_tried: dict[Any, tuple[str, ...]] = {}
+"""What was found out in this process, by what the student computes with."""
+
+
+def try_student(job: Job) -> tuple[str, ...]:
+    """Try on the untrained student what would fail only after the training; return what to warn of.
+
+    It is copied, answers batches of several sizes, is built again and given its weights, and is exported to every
+    wanted format and compared. A zoo model is not exported: it is known to be exportable.
+
+    Raises:
+        PotstillError: what fails, and how to change the student.
+
+    """
+    model = deployed(job.make_student(job.recipe.seed))
+    copied(model)
+    rows = np.arange(max(SIZES)) % len(job.data.train)
+    inputs = job.data.train.fetch(rows)
+    ask = _asking(job, model)
+    together, told = ask(inputs), []
+    wanted = job.recipe.export.wanted
+    if not _alike(together, ask(inputs)):
+        text = (
+            "The student answers the same samples differently when it is asked again, in evaluation mode: its forward "
+            "draws random numbers. Use nn.Dropout, or pass training=self.training to the function that drops."
+        )
+        if wanted:
+            raise PotstillError(f"{text} No exported file could answer like it.")
+        return (text,)
+    for size in SIZES[:-1]:
+        if not _alike(together[:size], ask(inputs[:size])):
+            told = [
+                f"The student answers a sample differently in a batch of {size} than in one of {max(SIZES)}, in "
+                "evaluation mode: its answers depend on the rest of the batch, and every score on the batch size."
+            ]
+    _try_rebuilding(job, model, inputs, together)
+    if wanted and (job.given.student is not None or job.recipe.student.model not in zoo.__all__):
+        told += _try_files(job, model, inputs, together)
+    return tuple(told)
+
+
+def _asking(job: Job, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what asks the model in evaluation mode and checks that it answers every sample with one row."""
+
+    def ask(inputs: Tensor) -> Tensor:
+        size = len(inputs)
+        try:
+            with evaluating(model), torch.no_grad():
+                answer = output_tensor(model(job.student_preprocess(inputs)))
+        except PotstillError:
+            raise
+        except Exception as error:
+            raise PotstillError(
+                f"The student fails on a batch of {size} samples: {cause(error)}. {_FIXED_SIZE}"
+            ) from error
+        answer = answer[:, None] if answer.dim() == 1 else answer
+        if tuple(answer.shape) != (size, job.data.num_outputs):
+            raise PotstillError(
+                f"The student answers a batch of {size} samples with numbers of shape {tuple(answer.shape)}, expected "
+                f"({size}, {job.data.num_outputs}). {_FIXED_SIZE}"
+            )
+        return answer.to(torch.float32)
+
+    return ask
+
+
+_FIXED_SIZE = (
+    "Batches of any size have to work: the last one of a split is smaller, and a deployed file answers single samples. "
+    "Look for a batch size written into a view or reshape, and for squeeze() without a dimension."
+)
+
+
+def _try_rebuilding(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> None:
+    """Build the student again and give it its weights, as is done after the training."""
+    again = deployed(job.make_student(job.recipe.seed))
+    again.load_state_dict(model.state_dict())
+    if _alike(expected, _asking(job, again)(inputs)):
+        return
+    first, second = unsaved_tensors(model), unsaved_tensors(again)
+    other = [name for name, one in first.items() if name not in second or not torch.equal(one, second[name])]
+    what = "something that its weights do not hold differs"
+    if other:
+        what = f"the tensor '{other[0]}' is in no state dict (a buffer with persistent=False, or a plain attribute)"
+    raise PotstillError(
+        "The student, built twice from one seed and given the same weights, answers differently: "
+        f"{what}, and it comes out another way in every build. After the training it would be rebuilt as another "
+        "model. Register it as a buffer (persistent, the default), or make it from torch's own random numbers, which "
+        "the seed fixes."
+    )
+
+
+def _try_files(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> list[str]:
+    """Write every wanted format and compare; the same model is tried once in a process."""
+    key = (
+        _identity(model),
+        _identity(job.student_preprocess),
+        (
+            tuple(inputs.shape[1:]),
+            inputs.dtype,
+            job.data.task,
+            job.recipe.export.wanted,
+            job.recipe.export.formats is None,
+        ),
+    )
+    if key not in _tried:
+        _tried[key] = tuple(_write_and_compare(job, model, inputs, expected))
+    return list(_tried[key])
+
+
+def _identity(model: nn.Module) -> Any:
+    """Return what a model computes with in this process: its layers, their classes and settings, its weights' shapes.
+
+    What is no plain setting counts as another one in every model.
+    """
+    kinds = []
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
+        settings = [(key, value if _is_plain(value) else id(value)) for key, value in sorted(plain.items())]
+        kinds.append((name, type(module), tuple(settings)))
+    shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in model.state_dict().items())
+    return str(model), tuple(kinds), shapes
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+
+
+def _write_and_compare(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> list[str]:
+    advice = "Change the student, or do without the file: export: {formats: []}."
+    with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
+        path = Path(folder) / "student.onnx"
+        try:
+            write_onnx(job, model, path, inputs[:2])
+            file = OnnxModel(path)
+            answers = np.concatenate([_asked(file, inputs[:size].numpy()) for size in SIZES])
+            wanted = in_target_units(job, torch.cat([expected[:size] for size in SIZES]).numpy())
+            targets = np.resize(job.data.train.targets[:1], (len(wanted), *job.data.train.targets.shape[1:]))
+            found = parity(wanted, answers, targets, job.data.task, exact=True)
+            if not found.ok:
+                raise PotstillError(f"of its ONNX file, {'; '.join(found.reasons)}.")
+        except PotstillError as error:
+            raise PotstillError(
+                f"The student cannot be exported, tried before the training: {error} {advice}"
+            ) from error
+        if "onnx-int8" not in job.recipe.export.wanted:
+            return []
+        try:
+            quantize(path, Path(folder) / "student-int8.onnx", [inputs.numpy()])
+        except PotstillError as error:
+            if job.recipe.export.formats is not None:
+                raise
+            return [f"There will be no int8 file of the student, tried before the training: {error}"]
+    return []
+
+
+def _asked(file: OnnxModel, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    try:
+        return file(inputs)
+    except Exception as error:
+        raise PotstillError(f"its ONNX file fails on a batch of {len(inputs)}: {cause(error)}.") from error
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape:
+        return False
+    spread = float(first.std()) if first.numel() > 1 else 0.0
+    scale = spread if spread > 0 else 1.0
+    difference = torch.nan_to_num(first) - torch.nan_to_num(second)
+    return float(difference.abs().max()) <= _ALIKE * scale
