@@ -99,7 +99,7 @@ def test_presets_without_layers_stay_a_name() -> None:
 
 def test_layers_are_part_of_a_students_key() -> None:
     found = [
-        keys(job_of({"preset": "at", "layers": layers})).students[0, "distilled"]
+        keys(job_of({"preset": "at", "layers": layers})).student(0, "distilled").key
         for layers in ("uniform", THREE, {"layer3": "layer3"})
     ]
     assert found[0] == found[1] != found[2]

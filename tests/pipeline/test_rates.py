@@ -129,16 +129,20 @@ def test_the_race_is_part_of_what_a_student_depends_on_and_seeds_share_it() -> N
         return keys(build_job(loads(RECIPE + "seeds: 2\n", overrides=[change] if change else []), base=Path()))
 
     first, longer = found(), found("training.epochs=7")
-    assert set(first.rates) == {"rates, teacher", "rates, alone", "rates, distilled"}
-    assert len(set(first.rates.values())) == 3
-    assert first.rates["rates, alone"] != longer.rates["rates, alone"]
-    assert first.rates["rates, teacher"] == longer.rates["rates, teacher"]
+    assert {arm for arm, race in first.races.items() if race is not None} == {"teacher", "alone", "distilled"}
+    assert len({first.rates(arm).key for arm in first.races}) == 3
+    assert first.rates("alone").key != longer.rates("alone").key
+    assert first.rates("teacher").key == longer.rates("teacher").key
     other = found("objective=nkd")
-    assert first.rates["rates, distilled"] != other.rates["rates, distilled"]
-    assert first.students[1, "alone"] == other.students[1, "alone"]
+    assert first.rates("distilled").key != other.rates("distilled").key
+    assert first.student(1, "alone").key == other.student(1, "alone").key
     settled = found("training={epochs: 6, batch_size: 64, optimizer: sgd, learning_rate: 0.1}")
-    assert set(settled.rates) == {"rates, teacher"}
-    assert settled.students[0, "alone"] != first.students[0, "alone"]
+    assert {arm for arm, race in settled.races.items() if race is not None} == {"teacher"}
+    assert settled.student(0, "alone").key != first.student(0, "alone").key
+    first.results["rates, alone"] = "sgd 0.1"
+    chosen = first.student(0, "alone").key
+    first.results["rates, alone"] = "sgd 0.03"
+    assert first.student(0, "alone").key != chosen
 
 
 def test_a_training_too_short_to_try_rates_takes_the_usual_ones_and_says_so(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_peers_learn_with_hidden_layers_of_their_own_names_and_are_shown(tmp_pat
 def test_keys_follow_what_the_students_learn_together():
     def students(text: str):
         found = keys(build_job(loads(text), base=Path()))
-        return found.students[0, "alone"], found.students[0, "distilled"]
+        return found.student(0, "alone").key, found.student(0, "distilled").key
 
     alone, distilled = students(PEERS)
     for changed in (

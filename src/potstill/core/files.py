@@ -13,6 +13,9 @@ from typing import Any
 from potstill.core.errors import DamagedFileError
 from potstill.core.explain import explained
 
+TEMPORARY = ".potstill-unfinished"
+"""How the names of files end that are being written."""
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -32,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:

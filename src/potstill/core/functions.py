@@ -12,6 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.source import is_own
+
+_LOADED: dict[str, tuple[Path, tuple[int, ...]]] = {}
+"""Modules of the user's own that were imported here: their files, and what these looked like."""
 
 
 def find_function(source: str, *, base: Path = Path()) -> Callable[..., Any]:
@@ -43,38 +47,56 @@ def find_function(source: str, *, base: Path = Path()) -> Callable[..., Any]:
 
 @contextmanager
 def _search_path(folder: Path) -> Iterator[None]:
+    """Let modules in a folder be imported; when one of the user's own was edited, all of them are read again."""
+    if any(_stamp(file) != stamp for file, stamp in _LOADED.values()):
+        for name in _LOADED:  # any of them may hold on to what was edited
+            sys.modules.pop(name, None)
+        _LOADED.clear()
     entry = str(folder.resolve())
+    before, writes_none = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, entry)
+    # Compiled files are told apart by their source's size and second: an edit within that second would be overlooked.
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes_none
         with suppress(ValueError):
             sys.path.remove(entry)
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if isinstance(file, str) and is_own(Path(file)):
+                _LOADED[name] = Path(file), _stamp(Path(file))
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _import_file(path: Path, asked: str) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise UsageError(f"'{asked}' names the file {path}, which does not exist.")
-    stat = path.stat()
-    stamp = (stat.st_mtime_ns, stat.st_size)
     # Registered under a name of its own, so that classes of the file can be pickled and cannot hide a package.
     name = f"potstill_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__potstill_stamp__", None) == stamp:
-        return known
-    spec = util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"'{asked}': {path} cannot be imported as a Python file.")
-    module = util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _search_path(path.parent):
+    with _search_path(path.parent):
+        known = sys.modules.get(name)
+        if known is not None:
+            return known
+        spec = util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"'{asked}': {path} cannot be imported as a Python file.")
+        module = util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UsageError(f"Importing {path} failed: {cause(error, path)} (asked for by '{asked}').") from error
-    module.__dict__["__potstill_stamp__"] = stamp
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            raise UsageError(f"Importing {path} failed: {cause(error, path)} (asked for by '{asked}').") from error
     return module
 
 

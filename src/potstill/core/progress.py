@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left; nothing at all when standard error is not a terminal."""
+"""Progress bars with rate and time left, only where standard error is a terminal; and sentences, always."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from potstill.core.text import printable
 
 Advance = Callable[..., None]
 """``advance(amount=1, note="")``: report progress; ``note`` is a short text such as the current loss."""
+
+
+def say(text: str) -> None:
+    """Tell the user something on standard error, in any case: what is said here is not to be overlooked."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

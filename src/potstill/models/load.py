@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, UsageError
-from potstill.core.files import atomic_path
 from potstill.core.functions import cause
 from potstill.core.scale import TargetScale
+from potstill.core.tensors import write_tensors
 from potstill.models.find import ModelFunction, find_model
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
@@ -247,8 +247,7 @@ def save_weights(model: nn.Module, path: Path | str, metadata: Mapping[str, str]
         storage = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    with atomic_path(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_tensors(Path(path), tensors, metadata)
 
 
 def reinitialise(model: nn.Module, seed: int) -> None:

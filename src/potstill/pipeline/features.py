@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
-from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.files import atomic_path, write_json
 from potstill.core.progress import progress
 from potstill.data import Data
 from potstill.data.samples import Ints, Rows, Samples, make_samples
 from potstill.models import load_weights, tap
 from potstill.pipeline.build import Given, Job, build_job, example_batch
+from potstill.pipeline.folder import RunFolder, read_or_none
 from potstill.pipeline.keys import keys
+from potstill.pipeline.racing import chosen_rates
+from potstill.pipeline.stage_runner import look_at
+from potstill.pipeline.trainings import of_teacher, teachers_of
 from potstill.recipe import schema
 from potstill.teachers.from_features import FromFeatures
 
@@ -73,10 +77,14 @@ def trained_teacher(whole: Job, out: Path) -> nn.Module:
     """Return the teacher with its weights, or as it is made where it is still to be trained."""
     model = whole.make_teacher()
     folder = out / "teacher"
-    marker, weights = folder / "inputs.json", folder / "weights.safetensors"
-    finished = marker.is_file() and weights.is_file() and read_json(marker)["key"] == keys(whole).teacher
-    if whole.teacher.train is not None and finished:
-        load_weights(model, weights)
+    key = keys(whole)
+    race = key.races.get("teacher")
+    if race is not None:
+        key.results[race.name] = chosen_rates(out, race)
+    for number in teachers_of(whole):
+        training = of_teacher(whole, key, number)
+        if look_at(RunFolder(out), training.stage, training.inputs, training).usable:
+            load_weights(model, folder / "weights.safetensors")
     return model.eval()
 
 
@@ -153,7 +161,7 @@ def _as_asked_for(whole: Job, model: nn.Module, layer: str, key: str) -> Data:
 def _on_disk(data: Data, folder: Path, key: str) -> Data | None:
     """Return the data with the features in a folder, or None where there are none with this key."""
     marker = folder / _MARKER
-    if not marker.is_file() or read_json(marker)["key"] != key:
+    if (read_or_none(marker) or {}).get("key") != key:
         return None
     found: dict[str, Samples] = {}
     for name, samples in data.splits.items():

@@ -1,44 +1,33 @@
-"""What each stage's result depends on, as one hash a stage: equal key, equal result."""
+"""What each stage's result depends on: equal inputs, equal result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from torch import nn
 
 from potstill.core import fingerprint
+from potstill.core.source import digests, files_of
 from potstill.models.together import deployed
+from potstill.objective import Schedule
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
+from potstill.pipeline.inputs import Inputs, settings_of
 from potstill.pipeline.racing import Race, student_race, teacher_races
-from potstill.recipe.schema import Member, Teacher
-from potstill.teachers import MergedTeacher
-from potstill.teachers.merged import member_model
+from potstill.recipe.schema import Member, Model, Teacher
 
 Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The inputs of every stage, hashed.
-
-    ``students`` maps ``(seed, kind)`` to a key; ``stores`` are what the teacher and then each model of a chain says.
-    ``rates`` maps the stages that choose what a recipe leaves open of a training to their keys.
-    """
-
-    teacher: str
-    members: tuple[str, ...]
-    stores: tuple[str, ...]
-    links: tuple[str, ...]
-    students: dict[tuple[int, Kind], str]
-    predictions: str
-    export: str
-    evaluation: str
-    back: str
-    rates: dict[str, str]
+ANSWERS = "answers of the teacher"
+"""The name under which a digest of what a teacher answers is kept, beside the results of stages."""
+_WHERE = ("model", "weights", "allow_pickle", "file", "endpoint", "python", "train", "args", "preprocess", "taps")
+_NOT_IN_WEIGHTS = ("checkpoint_every", "track", "workers")
+"""Settings of a training that change nothing in its weights."""
+_PROGRESS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def seeds(job: Job) -> tuple[int, ...]:
@@ -63,82 +52,242 @@ def stage_folder(seed: int, kind: Kind) -> str:
     return f"seeds/{seed}/{kind}"
 
 
-def model_identity(model: nn.Module) -> list[str]:
-    """Return what a model is (its modules) and what it starts from (its weights and buffers)."""
-    return [str(model), fingerprint.of_weights(model)]
+def store_name(job: Job, link: int) -> str:
+    """Return the name of the stage that records the teacher (0) or a model of the chain."""
+    return f"store of {links(job)[link - 1].name}" if link else "store"
 
 
-def keys(job: Job) -> Keys:
-    """Return the key of every stage of ``job``, without running any."""
-    recipe, data = job.recipe, job.data.fingerprint
-    augment = recipe.data.augment.model_dump()
-    rates: dict[str, str] = {}
+@dataclass(frozen=True)
+class Keys:
+    """The inputs of every stage of a job; asked for when the stages before it have their results.
 
-    def raced(base: str, race: Race | None) -> str:
-        """Return the key of a training whose rates may be raced; the first of an arm decides the race's own key."""
-        if race is None:
-            return base
-        rates.setdefault(race.name, fingerprint.of_json(["rates", base, race.describe()]))
-        return fingerprint.of_json([base, rates[race.name]])
+    A new setting enters the inputs of the stages that it changes here, as ``settings_of`` its section; a new stage gets
+    a method, and its name stands under ``stages`` in the inputs of those that read its result.
 
-    def trained(section: Teacher | Member, model: nn.Module, seed: int, race: Race | None) -> str:
-        learnt = [section.train.model_dump(), data, augment, seed] if section.train else None
-        return raced(fingerprint.of_json([model_identity(model), section.preprocess.model_dump(), learnt]), race)
+    Attributes:
+        job: the job.
+        results: a digest of each finished stage's result by its name; filled as stages finish.
 
-    model = job.make_teacher() if job.has_teacher else None
-    races = teacher_races(job) if job.has_teacher else {}
-    teacher = "none" if model is None else trained(job.teacher, model, recipe.seed, races.get("teacher"))
-    members: tuple[str, ...] = ()
-    if isinstance(model, MergedTeacher):
-        members = tuple(
-            fingerprint.of_json([trained(member, made, recipe.seed + index, races.get(name)), member.classes])
-            for index, member in enumerate(job.members)
-            for made, name in [(member_model(model, index), f"teacher {index + 1}")]
-        )
-        teacher = fingerprint.of_json([teacher, members, job.teacher.merge.model_dump()])
-    signals = sorted(job.objective.teacher_signals)
+    """
 
-    def recorded(teacher: str) -> str:
-        stored = recipe.store.model_dump(exclude={"path", "accept_loss"})
-        return fingerprint.of_json([teacher, data, augment, recipe.seed, stored, signals, job.teacher.taps])
+    job: Job
+    results: dict[str, str] = field(default_factory=dict)
+    _made: dict[Any, Inputs] = field(default_factory=dict)
 
-    def trained_student(job: Job, seed: int, learns: Any) -> str:
-        common = [data, augment, recipe.seed, _training(job), job.recipe.student.preprocess.model_dump()]
-        if learns == "alone":
-            return fingerprint.of_json([common, seed, model_identity(deployed(job.make_student(seed))), learns])
-        taps = [job.recipe.student.taps, *(peer.taps for peer in job.recipe.peers)]
-        return fingerprint.of_json([common, seed, model_identity(job.make_learner(seed)), learns, taps])
+    @cached_property
+    def races(self) -> dict[str, Race | None]:
+        """What is tried for what the recipe leaves open of a training, by the arm: see `racing.Race`."""
+        chain = [(link.name, as_student(self.job, link)) for link in links(self.job)]
+        students: list[tuple[str, Job]] = [*chain, *((kind, self.job) for kind in KINDS)]
+        found = teacher_races(self.job) if self.job.has_teacher else {}
+        return found | {arm: student_race(job, arm) for arm, job in students}
 
-    def distilled(teacher: str) -> list[Any]:
-        source: Any = [teacher, "live"] if job.teacher.live else recorded(teacher)
-        if job.teacher.average_of_student is not None:
-            source = ["average of the student", job.teacher.average_of_student]
-        return [job.objective.describe(), source, job.teacher.precision]
+    def rates(self, arm: str) -> Inputs:
+        """Of the choice of what the recipe leaves open of an arm's trainings."""
+        race = self.races[arm]
+        return self._arm(arm) | Inputs({"rates that are tried": None if race is None else race.describe()})
 
-    sources = [teacher]
-    for link in links(job):
-        linked = as_student(job, link)
-        base = trained_student(linked, recipe.seed, distilled(sources[-1]))
-        sources.append(raced(base, student_race(linked, link.name)))
-    arms = {kind: student_race(job, kind) for kind in KINDS}
-    students = {
-        (seed, kind): raced(
-            trained_student(job, seed, distilled(sources[-1]) if kind == "distilled" else kind), arms[kind]
-        )
-        for seed, kind in student_runs(job)
-    }
-    predictions = fingerprint.of_json([teacher, sources[1:], job.teacher.precision, sorted(students.values())])
-    export = fingerprint.of_json([predictions, recipe.export.model_dump(), recipe.evaluation.threads])
-    evaluation = fingerprint.of_json(
-        [predictions, export, recipe.evaluation.model_dump(), recipe.budget.model_dump(), list(job.data.classes)]
-    )
-    stores = tuple(map(recorded, sources))
-    section = recipe.back_to_teacher
-    back = fingerprint.of_json([evaluation, _training(job), section.model_dump() if section else None])
-    return Keys(teacher, members, stores, tuple(sources[1:]), students, predictions, export, evaluation, back, rates)
+    def teacher(self, number: int = 0) -> Inputs:
+        """Of a teacher that is trained here; of several the i-th, counted from 1."""
+        return self._raced(f"teacher {number}" if number else "teacher")
+
+    def features(self, layer: str) -> Inputs:
+        """Of what one of the teacher's layers says of the samples."""
+        return self._source(0) | self._data() | Inputs({"student.on_features": layer})
+
+    def store(self, link: int = 0) -> Inputs:
+        """Of what the teacher, or the i-th model of a chain, says of the samples; its key names the store."""
+        job = self.job
+        signals = {"signals that are read": sorted(job.objective.teacher_signals), "teacher.taps": job.teacher.taps}
+        settings = {**settings_of(job.recipe.store, "store", without=("path", "accept_loss")), **signals}
+        return self._source(link) | self._data() | Inputs(settings)
+
+    def link(self, number: int) -> Inputs:
+        """Of the i-th model of the chain, counted from 1."""
+        return self._raced(links(self.job)[number - 1].name)
+
+    def student(self, seed: int, kind: Kind) -> Inputs:
+        """Of one student."""
+        return self._raced(kind, seed)
+
+    def predictions(self) -> Inputs:
+        """Of what all models answer to the test split."""
+        models = [link.name for link in links(self.job)] + [stage_name(*one) for one in student_runs(self.job)]
+        answers = Inputs(parts={"what the teacher answers": self.results.get(ANSWERS, "")})
+        return self._source(0) | answers | Inputs(parts={"the data": self.job.data.fingerprint}) | self._after(*models)
+
+    def export(self) -> Inputs:
+        """Of the files to deploy."""
+        recipe = self.job.recipe
+        measured = settings_of(recipe.evaluation, "evaluation", without=("batch_size", "resamples"))
+        return self._after("predictions") | Inputs({**settings_of(recipe.export, "export"), **measured})
+
+    def evaluation(self) -> Inputs:
+        """Of the numbers and the verdict."""
+        recipe = self.job.recipe
+        settings = {**settings_of(recipe.evaluation, "evaluation"), **settings_of(recipe.budget, "budget")}
+        settings["data.classes"] = list(self.job.data.classes)
+        return self._after("predictions", "export") | Inputs(settings)
+
+    def back(self) -> Inputs:
+        """Of what the student gives back to the teacher."""
+        recipe = self.job.recipe
+        students = [stage_name(seed, "distilled") for seed in seeds(self.job)]
+        settings = settings_of(recipe.back_to_teacher, "back_to_teacher") | {
+            "training.batch_size": recipe.training.batch_size,
+            "training.precision": recipe.training.precision,
+            "evaluation.resamples": recipe.evaluation.resamples,
+        }
+        return self._source(0) | self._data() | self._after(*students) | Inputs(settings)
+
+    def _raced(self, arm: str, seed: int | None = None) -> Inputs:
+        """Return what a training depends on: its settings, and what its race chose where these leave something open."""
+        race = self.races[arm]
+        return self._arm(arm, seed) | (Inputs() if race is None else self._after(race.name))
+
+    def _arm(self, arm: str, seed: int | None = None) -> Inputs:
+        """Return what an arm's training depends on, for the first seed where none is given."""
+        job, seed = self.job, self.job.recipe.seed if seed is None else seed
+        chain = [link.name for link in links(job)]
+        if arm in KINDS:
+            return self._student(job, seed, arm, len(chain))
+        if arm in chain:
+            number = chain.index(arm)
+            return self._student(as_student(job, links(job)[number]), seed, "distilled", number)
+        if arm == "teacher":
+            return self._trained_teacher(job.teacher, job.make_teacher, 0)
+        index = int(arm.removeprefix("teacher ")) - 1
+        return self._trained_teacher(job.members[index], partial(job.make_member, index), index + 1)
+
+    def _after(self, *stages: str) -> Inputs:
+        return Inputs(stages={name: self.results.get(name) for name in stages})
+
+    def _data(self) -> Inputs:
+        recipe = self.job.recipe
+        settings = {**settings_of(recipe.data.augment, "data.augment"), "seed": recipe.seed}
+        return Inputs(settings, {"the data": self.job.data.fingerprint})
+
+    def _model(self, name: str, made: Any, make: Callable[[], nn.Module], written: Iterable[Any] = ()) -> Inputs:
+        """Return what a model is: its modules, the weights it starts from, and the code of both."""
+        if (name, made) not in self._made:
+            model = make()
+            # Addresses in the text of a module are other ones in every process.
+            layers = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))
+            parts = {
+                f"the layers of {name}": fingerprint.of_json(layers),
+                f"the starting weights of {name}": _weights(model),
+            }
+            classes = {type(module) for module in model.modules()}
+            files = digests(files_of([*written, *classes], base=self.job.base), base=self.job.base)
+            self._made[name, made] = Inputs(parts=parts, files=files)
+        return self._made[name, made]
+
+    def _trained_teacher(self, section: Teacher | Member, make: Callable[[], nn.Module], number: int) -> Inputs:
+        place = f"teacher.members.{number - 1}" if number else "teacher"
+        settings = {
+            **_named(section, place),
+            **settings_of(section.preprocess, f"{place}.preprocess"),
+            **settings_of(section.train, f"{place}.train", without=_NOT_IN_WEIGHTS),
+            **({f"{place}.classes": section.classes} if isinstance(section, Member) else {}),
+        }
+        return self._model("the teacher", number, make, _written(section)) | self._data() | Inputs(settings)
+
+    def _source(self, link: int) -> Inputs:
+        """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
+        job = self.job
+        if link:
+            return self._after(links(job)[link - 1].name) | Inputs({"teacher.precision": job.teacher.precision})
+        if not job.has_teacher:
+            return Inputs({"teacher.average_of_student": job.teacher.average_of_student})
+        teacher = job.teacher
+        settings = settings_of(teacher, "teacher", without=(*_WHERE, "live", "members", "average_of_student"))
+        settings |= settings_of(teacher.preprocess, "teacher.preprocess")
+        for index, member in enumerate(teacher.members):
+            settings |= settings_of(member, f"teacher.members.{index}", without=_WHERE[:-2])
+        stages = ["teacher"] if teacher.train is not None else []
+        stages += [f"teacher {index + 1}" for index, member in enumerate(job.members) if member.train is not None]
+        written = [one for section in (teacher, *teacher.members) for one in _written(section)]
+        model = self._model("the teacher", 0, job.make_teacher, written)
+        if stages:  # its weights are what the training made of them
+            parts = {name: digest for name, digest in model.parts.items() if "weights" not in name}
+            model = Inputs(parts=parts, files=model.files)
+        return model | self._after(*stages) | Inputs(settings)
+
+    def _student(self, job: Job, seed: int, kind: Kind, link: int) -> Inputs:
+        """Return what a student depends on that is taught by the teacher (0) or the i-th model of the chain."""
+        recipe = job.recipe
+        training = settings_of(recipe.training, "training", without=_NOT_IN_WEIGHTS)
+        training["training.minutes"] = recipe.training.minutes or recipe.budget.minutes
+        settings = {
+            **_named(recipe.student, "student"),
+            **settings_of(recipe.student.preprocess, "student.preprocess"),
+            **training,
+            "seed of the student": seed,
+        }
+        written = [*_written(recipe.student), job.given.student]
+        common = self._data() | Inputs(settings)
+        if kind == "alone":
+            make = partial(_deployed, job, seed)
+            return self._model("the student", (link, seed, kind), make, written) | common
+        written += [one for peer in recipe.peers for one in _written(peer)]
+        learner = self._model("the student", (link, seed, kind), partial(job.make_learner, seed), written)
+        more = {"student.exits": recipe.student.exits, "student.taps": recipe.student.taps, "mutual": recipe.mutual}
+        more |= {f"peers.{index}.taps": peer.taps for index, peer in enumerate(recipe.peers)}
+        more |= {"objective": job.objective.describe()}
+        taught = Inputs(more, {"the objective's functions": self._functions()}, files=self._objective_files())
+        if job.teacher.average_of_student is not None or not self.job.objective.needs_teacher:
+            source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
+        elif self.job.teacher.live:
+            answers = {"what the teacher answers": self.results.get(ANSWERS, "")} if not link else {}
+            source = self._source(link) | Inputs({"teacher.live": True}, answers)
+        else:
+            source = self._after(store_name(self.job, link))
+        return learner | common | taught | source
+
+    def _objective_files(self) -> Mapping[str, str]:
+        """Return the code of the objective's own functions."""
+        if "objective" not in self._made:
+            functions = [one for term in self.job.objective.terms for one in (term.loss, term.head, term.transform)]
+            functions += [one for term in self.job.objective.terms for one in (term.weight, *term.options.values())]
+            own: list[Any] = [one for one in functions if callable(one) and not isinstance(one, Schedule)]
+            own += _named_functions(self.job.recipe.objective)
+            files = digests(files_of(own, base=self.job.base), base=self.job.base)
+            self._made["objective"] = Inputs(files=files)
+        return self._made["objective"].files
+
+    def _functions(self) -> str:
+        """Return a digest of what weights and options are in the course of training: functions have no text."""
+        terms = self.job.objective.terms
+        values = [[(term.weight_at(share), term.options_at(share)) for share in _PROGRESS] for term in terms]
+        return fingerprint.of_json(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(values)))
 
 
-def _training(job: Job) -> dict[str, Any]:
-    """Settings that change a student's weights; how often it is saved or logged does not."""
-    settings = job.recipe.training.model_dump(exclude={"checkpoint_every", "track", "workers"})
-    return {**settings, "minutes": settings["minutes"] or job.recipe.budget.minutes}
+def keys(job: Job, results: dict[str, str] | None = None) -> Keys:
+    """Return the inputs of every stage of ``job``, given the results that there are; nothing is run."""
+    return Keys(job, {} if results is None else results)
+
+
+def _weights(model: nn.Module) -> str:
+    """Return a digest of parameters and buffers, those that are not saved with the model included."""
+    state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return fingerprint.of_state({name: value for name, value in state if not nn.parameter.is_lazy(value)})
+
+
+def _named_functions(objective: Any) -> list[str]:
+    """Return the names of the user's own functions in a recipe's objective."""
+    sections = objective if isinstance(objective, list) else []
+    names = [name for section in sections for name in (section.loss, section.head, section.transform)]
+    return [name for name in names if name and ":" in name]
+
+
+def _deployed(job: Job, seed: int) -> nn.Module:
+    return deployed(job.make_student(seed))
+
+
+def _named(section: Model, place: str) -> dict[str, Any]:
+    return {f"{place}.model": section.model, **{f"{place}.args.{name}": value for name, value in section.args.items()}}
+
+
+def _written(section: Model) -> list[str]:
+    """Return the name of a section's own function, as the recipe writes it."""
+    return [section.model] if ":" in section.model else []

@@ -27,12 +27,12 @@ from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import Keys, keys
+from potstill.pipeline.keys import keys
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.store_loss import describe_codec, explained, read_back
-from potstill.pipeline.teaching import finished_teacher, record, teacher_at_hand
+from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
@@ -114,11 +114,13 @@ def label(
     job = features.job_for(recipe, out=out, base=base, given=given)
     if not job.has_teacher:
         raise UsageError("This recipe has no teacher of its own, so there is nothing to record. Give it a teacher.")
-    folder, key = RunFolder(out), keys(job)
-    store = stages.store_place(job, key, out)
+    folder = RunFolder(out)
     if part is not None:
         tell(warnings_of(job))
+        key = keys(job)
         with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
+            store = stages.store_place(job, key, out)
+            check_recorded(job, teacher, store, key.store(), out)
             # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
             spare = part[1] <= (job.recipe.store.shards or 0)
             finished = stages.record_teacher(job, teacher, store, part, spare=spare) is not None
@@ -127,18 +129,17 @@ def label(
     accelerator = start(job.device.type)
     runner = StageRunner(folder, accelerator)
     if not accelerator.is_main_process:
-        _record(job, runner, key=key)
-        return Labelled(out, store, finished=True)
+        return Labelled(out, _record(job, runner), finished=True)
     with folder.locked():
         begin_telling(out)
         tell(warnings_of(job), folder=out)
         begin(job, folder, command)
-        _record(job, runner, key=key)
-    return Labelled(out, store, finished=True)
+        return Labelled(out, _record(job, runner), finished=True)
 
 
-def _record(job: Job, runner: StageRunner, *, key: Keys) -> None:
-    """Train what is to be trained, record with all processes, and let the main one write the page."""
+def _record(job: Job, runner: StageRunner) -> stages.Place:
+    """Train what is to be trained, record with all processes, let the main one write the page; return the store."""
+    key = keys(job, runner.results)
     module = finished_teacher(job, runner, key)
     if module is None:
         raise AssertionError("a job with a teacher has a module")
@@ -148,10 +149,11 @@ def _record(job: Job, runner: StageRunner, *, key: Keys) -> None:
         # The time of a recording that was begun before says nothing about its rate.
         was_there = on_main(runner.accelerator, lambda: _was_begun(store))
         began = time.monotonic()
-        record(job, runner, key, teacher, stage="store")
+        record(job, runner, key, teacher)
         seconds = None if was_there else time.monotonic() - began
         on_main(runner.accelerator, lambda: describe(job, teacher, open_store(store), out, seconds=seconds))
         teacher.verify_unchanged()
+    return store
 
 
 def _was_begun(store: stages.Place) -> bool:

@@ -26,13 +26,18 @@ from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.features import are_computed, job_for
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import KINDS, Keys, keys, stage_name, student_runs
+from potstill.pipeline.inputs import Inputs
+from potstill.pipeline.keys import ANSWERS, KINDS, Keys, keys, store_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
-from potstill.pipeline.racing import Race, student_race, teacher_races, training_settings
+from potstill.pipeline.racing import Race, chosen_rates, training_settings
+from potstill.pipeline.stage_runner import Look, Training, look_at
+from potstill.pipeline.teaching import answers_of, with_weights
+from potstill.pipeline.trainings import of_link, of_race, of_student, of_teacher, teachers_of
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import warnings_of
-from potstill.recipe.schema import Recipe, Training
+from potstill.recipe import schema
+from potstill.recipe.schema import Recipe
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
 from potstill.teachers import MergedTeacher
@@ -54,6 +59,8 @@ class PlannedStage:
     what: str
     reused: bool
     seconds: float | None
+    why: str = ""
+    """Why a result that is there is made again, or what was edited and makes no difference."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,17 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     out, base = Path(out).absolute(), Path(base).absolute()
     job = job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
-    folder, key = RunFolder(out), keys(job)
+    there = _There(RunFolder(out), keys(job))
+    looks = [there.teacher(job, number) for number in teachers_of(job)]
     student, teacher = job.make_student(recipe.seed), job.make_teacher() if job.has_teacher else None
+    if teacher is not None and all(look.usable for look in looks):
+        teacher = with_weights(job, out)
+        there.keys.results[ANSWERS] = answers_of(job, teacher, out, keep=False)
     inputs = example_batch(job, 1).inputs
     models = {"student": _cost(student, job.student_preprocess(inputs))}
     if teacher is not None:
         models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
-    store = _store(job, key, out, teacher) if teacher is not None else None
+    store = _store(job, there.keys, out, teacher) if teacher is not None else None
     free = free_bytes(out)
     needed = CHECKPOINT_COPIES * (models["student"]["bytes"] or 0) * 2 * recipe.seeds
     needed += store["bytes"] if store and not store["recorded"] else 0
@@ -114,7 +125,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     teacher_rate, of_teacher = _try_teacher(job, teacher) if teacher is not None else (float("inf"), [])
     return Plan(
         folder=out,
-        stages=tuple(_stages(job, folder, key, store, student, teacher, teacher_rate)),
+        stages=tuple(_stages(job, there, store, student, teacher, teacher_rate)),
         models=models,
         objective=tuple(job.objective.describe()),
         terms=() if job.given.objective else tuple(terms_of(job.recipe)),
@@ -126,20 +137,58 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     )
 
 
+@dataclass(frozen=True)
+class _There:
+    """What is there in a run folder, looked at stage by stage in their order."""
+
+    folder: RunFolder
+    keys: Keys
+
+    def training(self, training: Training) -> Look:
+        """Look at a stage that trains a model."""
+        return self._seen(training.stage, look_at(self.folder, training.stage, training.inputs, training))
+
+    def race(self, tries: Training, race: Race) -> Look:
+        """Look at a stage that chooses rates."""
+        look = look_at(self.folder, tries.stage, tries.inputs, tries)
+        if look.usable:
+            self.keys.results[race.name] = chosen_rates(self.folder.path, race)
+        return look
+
+    def teacher(self, job: Job, number: int) -> Look:
+        """Look at the training of a teacher, and at its race before."""
+        arm = f"teacher {number}" if number else "teacher"
+        race, tries = self.keys.races[arm], of_race(self.keys, arm)
+        if race is not None and tries is not None:
+            self.race(tries, race)
+        return self.training(of_teacher(job, self.keys, number))
+
+    def other(self, stage: str, inputs: Inputs) -> Look:
+        """Look at any other stage."""
+        return self._seen(stage, look_at(self.folder, stage, inputs))
+
+    def _seen(self, stage: str, look: Look) -> Look:
+        if look.usable:
+            self.keys.results[stage] = self.folder.result(stage) or ""
+        return look
+
+
+def _planned(name: str, does: str, look: Look, seconds: float | None) -> PlannedStage:
+    return PlannedStage(name, does, look.usable, seconds, "; ".join(look.why))
+
+
 def _stages(
     job: Job,
-    folder: RunFolder,
-    key: Keys,
+    there: _There,
     store: dict[str, Any] | None,
     student: nn.Module,
     teacher: nn.Module | None,
     teacher_rate: float,
 ) -> Iterator[PlannedStage]:
     samples = len(job.data.train)
-    settings = training_settings(job)
-    races = teacher_races(job) if teacher is not None else {}
+    settings, key = training_settings(job), there.keys
 
-    def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: Training) -> float:
+    def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: schema.Training) -> float:
         step = estimate(
             model,
             job.data,
@@ -152,12 +201,14 @@ def _stages(
         )
         return settings.epochs * num_batches(samples, settings.batch_size) * step
 
-    def raced(race: Race | None, training: float) -> Iterator[PlannedStage]:
+    def raced(arm: str, training: float) -> Iterator[PlannedStage]:
         """Yield the stage that chooses a training's rates, where there is one."""
-        if race is not None:
-            done = folder.is_done(race.name, key.rates[race.name])
-            tried = race.count if race.count > 1 else 0
-            yield PlannedStage(race.name, race.what, done, training * tried * race.steps / race.total)
+        race, tries = key.races[arm], of_race(key, arm)
+        if race is None or tries is None:
+            return
+        look = there.race(tries, race)
+        tried = race.count if race.count > 1 else 0
+        yield _planned(race.name, race.what, look, training * tried * race.steps / race.total)
 
     if job.recipe.student.on_features is not None:
         computed = are_computed(job)
@@ -166,58 +217,51 @@ def _stages(
             yield PlannedStage("teacher", what, computed, None)
         what = f"what the teacher's layer {job.recipe.student.on_features} says of every sample"
         yield PlannedStage("features", what, computed, None)
-    if teacher is not None and job.teacher.train is not None:
-        train = job.teacher.train
-        seconds = training_seconds(teacher, job.teacher_preprocess, train)
-        what = f"train the teacher for {train.epochs} epochs"
-        yield from raced(races["teacher"], seconds)
-        yield PlannedStage("teacher", what, folder.is_done("teacher", key.teacher), seconds)
-    for index, member in enumerate(job.members):
-        if member.train is not None and isinstance(teacher, MergedTeacher):
-            model, preprocess = member_model(teacher, index), preprocessor(member.preprocess)
-            name = f"teacher {index + 1}"
-            seconds = training_seconds(model, preprocess, member.train)
-            yield from raced(races[name], seconds)
-            yield PlannedStage(
-                name,
-                f"train {member.model} for {member.train.epochs} epochs",
-                folder.is_done(name, key.members[index]),
-                seconds,
-            )
+    for number in teachers_of(job):
+        section = job.members[number - 1] if number else job.teacher
+        if section.train is None or teacher is None:
+            continue
+        model = member_model(teacher, number - 1) if isinstance(teacher, MergedTeacher) and number else teacher
+        seconds = training_seconds(model, preprocessor(section.preprocess), section.train)
+        what = f"train {section.model if number else 'the teacher'} for {section.train.epochs} epochs"
+        yield from raced(f"teacher {number}" if number else "teacher", seconds)
+        training = of_teacher(job, key, number)
+        yield _planned(training.stage, what, there.training(training), seconds)
     if store is not None:
         what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
+        if store["recorded"]:
+            key.results["store"] = key.store().key
         yield PlannedStage("store", what, store["recorded"], samples * store["views"] / teacher_rate)
-    for number, link in enumerate(links(job)):
+    for number, link in enumerate(links(job), 1):
         taught = as_student(job, link)
         seconds = training_seconds(link.make(job.recipe.seed), taught.student_preprocess, link.training)
         what = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
-        yield from raced(student_race(taught, link.name), seconds)
-        yield PlannedStage(link.name, what, folder.is_done(link.name, key.links[number]), seconds)
+        yield from raced(link.name, seconds)
+        look = there.training(of_link(job, key, number))
+        yield _planned(link.name, what, look, seconds)
+        if look.usable and stages.is_recorded(stages.store_place(job, key, there.folder.path, number)):
+            key.results[store_name(job, number)] = key.store(number).key
     alone = training_seconds(student, job.student_preprocess, settings)
     live = samples * settings.epochs / teacher_rate if job.teacher.live else 0.0
     times = {"alone": alone, "distilled": alone + live}
     if settings.minutes is not None:
         times = {kind: min(seconds, 60 * settings.minutes) for kind, seconds in times.items()}
     for kind in KINDS:
-        yield from raced(student_race(job, kind), times[kind])
+        yield from raced(kind, times[kind])
     for seed, kind in student_runs(job):
         seconds = times[kind]
-        name, done = stage_name(seed, kind), key.students[seed, kind]
+        training = of_student(job, key, seed, kind)
         what = f"train for {settings.epochs} epochs, " + ("with the teacher" if kind == "distilled" else "labels only")
-        yield PlannedStage(name, what, folder.is_done(name, done), seconds)
-    yield PlannedStage(
-        "predictions",
-        f"read the {len(job.data.test):,} test samples, once",
-        folder.is_done("predictions", key.predictions),
-        len(job.data.test) / teacher_rate,
-    )
+        yield _planned(training.stage, what, there.training(training), seconds)
+    look, seconds = there.other("predictions", key.predictions()), len(job.data.test) / teacher_rate
+    yield _planned("predictions", f"read the {len(job.data.test):,} test samples, once", look, seconds)
     formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
-    yield PlannedStage("export", f"write and check {formats}", folder.is_done("export", key.export), None)
-    yield PlannedStage("evaluation", "intervals, latency, verdict", folder.is_done("evaluation", key.evaluation), None)
+    yield _planned("export", f"write and check {formats}", there.other("export", key.export()), None)
+    yield _planned("evaluation", "intervals, latency, verdict", there.other("evaluation", key.evaluation()), None)
     if job.recipe.back_to_teacher is not None:
         epochs = job.recipe.back_to_teacher.epochs
         what = "list doubtful labels" if epochs is None else f"fine-tune the teacher twice for {epochs} epochs, compare"
-        yield PlannedStage("back", what, folder.is_done("back", key.back), None)
+        yield _planned("back", what, there.other("back", key.back()), None)
     yield PlannedStage("report", "write report.html and the model card", False, None)
 
 
@@ -234,7 +278,10 @@ def _cost(model: nn.Module, example: Tensor) -> dict[str, int | None]:
 def _store(job: Job, key: Keys, out: Path, teacher: nn.Module) -> dict[str, Any] | None:
     if not job.objective.needs_teacher or job.teacher.live:
         return None
-    place, views = stages.store_place(job, key, out), job.recipe.store.views or 1
+    views, inputs = job.recipe.store.views or 1, key.store()
+    # Where the teacher is trained first, its weights name the store.
+    named = inputs.known or job.recipe.store.path is not None
+    place = stages.store_place(job, key, out) if named else out.parent / "store"
     batch = example_batch(job)
     shapes = answer(teacher, job.teacher_preprocess, batch, job.teacher_taps)
     if INPUT_GRADIENT in job.objective.teacher_signals:
@@ -243,7 +290,7 @@ def _store(job: Job, key: Keys, out: Path, teacher: nn.Module) -> dict[str, Any]
         "path": str(place),
         "views": views,
         "bytes": store_bytes(len(job.data.train), views, shapes, job.recipe.store.dtype, stages.codecs_of(job)),
-        "recorded": _is_recorded(job, place),
+        "recorded": named and _is_recorded(job, place),
     }
 
 

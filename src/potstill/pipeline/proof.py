@@ -32,6 +32,12 @@ from potstill.teachers.protocol import by_batch
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
 OTHER = "other: "
+RESULTS = {
+    "predictions": ["predictions.npz"],
+    "export": ["export/*.json", "export/*.safetensors", "export/*.onnx"],
+    "evaluation": ["evaluation.json", "disagreements.npz"],
+}
+"""The files that each of these stages leaves in the run folder, as patterns."""
 
 
 def trained_student(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:

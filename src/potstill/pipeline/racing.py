@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from potstill.data import Data, num_batches, only_classes
 from potstill.pipeline.build import Job
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.stage_runner import Training as Stage
 from potstill.recipe.schema import AnyModel, Training
 from potstill.training import Result, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
@@ -132,24 +133,31 @@ def teacher_races(job: Job) -> dict[str, Race | None]:
 
 
 def settle(
-    settings: Training, race: Race | None, keys: Mapping[str, str], runner: StageRunner, attempt: Attempt
+    settings: Training, race: Race | None, tries: Stage | None, runner: StageRunner, attempt: Attempt
 ) -> Training:
     """Return the settings of a training with nothing left open: the recipe's, or what its race has chosen.
 
     Args:
         settings: of the recipe, returned where there is no race.
         race: of this training; run once, as a stage of its own.
-        keys: of the races, by the names of their stages.
+        tries: the race's stage.
         runner: of the stages.
         attempt: trains the model with a candidate.
 
     """
-    if race is None:
+    if race is None or tries is None:
         return settings
-    work = partial(run_race, race, attempt=attempt, accelerator=runner.accelerator)
-    runner.together(race.name, keys[race.name], race.folder, work, result=FILE)
+    runner.together(tries, partial(run_race, race, attempt=attempt, accelerator=runner.accelerator))
+    runner.results[race.name] = chosen_rates(runner.folder.path, race)
     chosen: int = read_json(runner.folder.path / race.folder / FILE)["chosen"]
     return race.settings[chosen]
+
+
+def chosen_rates(out: Path, race: Race) -> str:
+    """Return what a race in a run folder chose, in words; of one that is not finished what it would begin with."""
+    file = out / race.folder / FILE
+    chosen = read_json(file) if file.is_file() else {}
+    return f"{chosen.get('optimizer')} {chosen.get('learning_rate')}"
 
 
 def run_race(race: Race, folder: Path, attempt: Attempt, accelerator: Accelerator) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from potstill.core.errors import ParityError, UsageError
+from potstill.core.errors import ParityError, PotstillError, UsageError
 from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_text
 from potstill.evaluation import EvaluationResult, Size
 from potstill.pipeline import exporting, proof
 from potstill.pipeline.features import job_for
 from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.inputs import settings_of
+from potstill.pipeline.keys import stage_name, student_runs
 from potstill.pipeline.running import Run, write_documents
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump, read
@@ -38,7 +40,9 @@ def evaluate(run_folder: Path | str) -> EvaluationResult:
             name: Size(scores.parameters, scores.flops, scores.bytes, scores.latency_ms)
             for name, scores in before.models.items()
         }
+        _refuse_damage(folder, "predictions", "export")
         result = proof.score(folder.path, recipe, sizes)
+        folder.sign("evaluation", proof.RESULTS["evaluation"])
         write_documents(folder.path)
     return result
 
@@ -64,13 +68,22 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
         recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": list(formats)})})
     job = job_for(recipe, out=folder.path, base=Path(folder.state["base"]))
     with folder.locked():
+        _refuse_damage(folder, *(stage_name(*one) for one in student_runs(job)), "predictions")
         exporting.export_student(job, folder.path)
         write_text(folder.path / "recipe.yaml", dump(recipe))
+        folder.sign("export", proof.RESULTS["export"], settings_of(recipe.export, "export"))
     evaluate(folder.path)
     finished = Run(folder.path)
     if finished.refused_by_name:
         raise ParityError(finished.refused_by_name)
     return finished.exported
+
+
+def _refuse_damage(folder: RunFolder, *stages: str) -> None:
+    """Refuse to make anything of results that are not what was written."""
+    damaged = [text for stage in stages for text in folder.damaged(stage)]
+    if damaged:
+        raise PotstillError(f"{folder.path}: {'; '.join(damaged)}. Give its `potstill run` command again to repair it.")
 
 
 def _opened(run_folder: Path | str, needed: str) -> tuple[RunFolder, Recipe]:

@@ -22,11 +22,12 @@ from potstill.pipeline.build import Given, Job
 from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
-from potstill.pipeline.keys import KINDS, keys, stage_folder, stage_name, student_runs
+from potstill.pipeline.keys import KINDS, keys, student_runs
 from potstill.pipeline.processes import on_main, start
-from potstill.pipeline.racing import clear_others, settle, student_race, training_settings, tried_rates
+from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers
+from potstill.pipeline.trainings import of_helped_teacher, of_link, of_race, of_student
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
@@ -175,7 +176,7 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
         return job
     runner = StageRunner(folder, accelerator)
     whole = features.teacher_job(recipe, base=job.base, given=given or Given())
-    key = keys(whole)
+    key = keys(whole, runner.results)
     train_teachers(whole, runner, key)
 
     def is_computed() -> bool:
@@ -183,7 +184,7 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
 
     runner.checked(
         "features",
-        key.teacher,
+        key.features(layer),
         lambda _: None if is_computed() else features.compute(whole, folder.path, layer),
         is_there=is_computed,
     )
@@ -192,16 +193,17 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
 
 def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
     """Run every stage that is not finished yet."""
-    key = keys(job)
     runner = StageRunner(folder, accelerator)
+    key = keys(job, runner.results)
     together, alone = runner.together, runner.alone
-    raced = [*key.rates, *(["rates, teacher"] if job.written is not None else [])]  # features have a race before these
+    raced = [race.name for race in key.races.values() if race is not None]
+    raced += ["rates, teacher"] if job.written is not None else []  # features have a race before these
     on_main(accelerator, lambda: clear_others(folder.path, raced))
     module = finished_teacher(job, runner, key)
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
-        source = recorded(job, runner, key, teacher, link=0, stage="store")
-        for number, (link, link_key) in enumerate(zip(links(job), key.links, strict=True), 1):
+        source = recorded(job, runner, key, teacher, link=0)
+        for number, link in enumerate(links(job), 1):
             linked = as_student(job, link)
             fit = partial(
                 stages.train_student,
@@ -211,17 +213,17 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
                 kind="distilled",
                 teacher=source,
             )
-            settled = settle(training_settings(linked), student_race(linked, link.name), key.rates, runner, fit)
-            together(link.name, link_key, link.folder, partial(fit, settings=settled, label=link.name))
+            settled = settle(training_settings(linked), key.races[link.name], of_race(key, link.name), runner, fit)
+            together(of_link(job, key, number), partial(fit, settings=settled, label=link.name))
             taught = as_teacher(job, link, folder.path)
             next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
-            source = recorded(taught, runner, key, next_teacher, link=number, stage=f"store of {link.name}")
+            source = recorded(taught, runner, key, next_teacher, link=number)
         student = partial(stages.train_student, job, accelerator=accelerator, teacher=source)
         arms = {
             kind: settle(
                 training_settings(job, kind),
-                student_race(job, kind),
-                key.rates,
+                key.races[kind],
+                of_race(key, kind),
                 runner,
                 partial(student, seed=job.recipe.seed, kind=kind),
             )
@@ -229,35 +231,31 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
         }
         for seed, kind in student_runs(job):
             together(
-                stage_name(seed, kind),
-                key.students[seed, kind],
-                stage_folder(seed, kind),
+                of_student(job, key, seed, kind),
                 partial(student, seed=seed, kind=kind, settings=arms[kind]),
             )
         out = folder.path
         measured = teacher if job.comparable else None
         alone(
             "predictions",
-            key.predictions,
+            key.predictions(),
             lambda: proof.predict_test(job, measured, out),
-            result=out / "predictions.npz",
+            results=proof.RESULTS["predictions"],
         )
-        alone("export", key.export, lambda: exporting.export_student(job, out), result=out / "export" / "parity.json")
+        alone("export", key.export(), lambda: exporting.export_student(job, out), results=proof.RESULTS["export"])
         alone(
             "evaluation",
-            key.evaluation,
+            key.evaluation(),
             lambda: proof.evaluate_models(job, measured, out),
-            result=out / "evaluation.json",
+            results=proof.RESULTS["evaluation"],
         )
         if module is not None and job.recipe.back_to_teacher is not None:
             for way in back.WAYS if back.settings_of(job).epochs is not None else ():
                 together(
-                    f"teacher {way.replace('-', ' ')}",
-                    key.back,
-                    f"{back.FOLDER}/{way}",
+                    of_helped_teacher(job, key, way, back.FOLDER),
                     partial(back.fine_tune, job, module, out, accelerator=accelerator, way=way),
                 )
-            alone("back", key.back, lambda: back.measure(job, module, out), result=out / back.FOLDER / "result.json")
+            alone("back", key.back(), lambda: back.measure(job, module, out), results=[f"{back.FOLDER}/*"])
         if teacher is not None:
             teacher.verify_unchanged()
 

@@ -199,7 +199,7 @@ def store_place(job: Job, keys: Keys, out: Path, link: int = 0) -> Place:
     if job.recipe.store.path is not None:
         path = located(job.recipe.store.path, job.base)
         return path / f"link-{link}" if link else path
-    return out.parent / "store" / keys.stores[link][:16]
+    return out.parent / "store" / keys.store(link).key[:16]
 
 
 def is_recorded(place: Place) -> bool:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from potstill.core.errors import TrainingError, UsageError
-from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.files import read_json, write_json
+from potstill.core.tensors import write_tensors
 
 Stopped = Literal["finished", "patience", "minutes"]
 INDEX = "checkpoint.json"
@@ -130,8 +131,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    with atomic_path(path) as temporary:
-        save_file(content, temporary, metadata=dict(metadata) if metadata else None)
+    write_tensors(path, content, metadata)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
