@@ -119,7 +119,7 @@ class Keys:
     def export(self) -> Inputs:
         """Of the files to deploy."""
         recipe = self.job.recipe
-        measured = settings_of(recipe.evaluation, "evaluation", without=("batch_size", "resamples"))
+        measured = settings_of(recipe.evaluation, "evaluation", without=("batch_size",))
         return self._after("predictions") | Inputs({**settings_of(recipe.export, "export"), **measured})
 
     def evaluation(self) -> Inputs:
@@ -136,7 +136,6 @@ class Keys:
         settings = settings_of(recipe.back_to_teacher, "back_to_teacher") | {
             "training.batch_size": recipe.training.batch_size,
             "training.precision": recipe.training.precision,
-            "evaluation.resamples": recipe.evaluation.resamples,
         }
         return self._source(0) | self._data() | self._after(*students) | Inputs(settings)
 
