@@ -190,5 +190,11 @@ def test_what_numpy_does_not_have_is_refused():
 
 def test_targets_that_merge_are_told():
     x, y = np.arange(60.0), 1.7e9 + 10 * np.arange(60)
-    assert "merged-targets" in [finding.code for finding in load((x, y), task="regression").findings]
-    assert "merged-targets" not in [finding.code for finding in load((x, y - 1.7e9), task="regression").findings]
+
+    def told(targets, **options):
+        findings = load((x, targets), task="regression", **options).findings
+        return [finding.message for finding in findings if finding.code == "merged-targets"]
+
+    (message,) = told(y, standardise_targets=False)
+    assert "Leave data.standardise_targets on" in message
+    assert told(y - 1.7e9, standardise_targets=False) == told(y) == []

@@ -46,7 +46,7 @@ def labelled(folder: Path, model: Says, task: str, **sections: str) -> Any:
 
 def test_values_that_a_number_format_loses_are_refused_before_they_are_recorded(tmp_path: Path) -> None:
     model = Says(50_000, 5, 1)
-    with pytest.raises(UsageError, match=r"logits \(full, float16\).*nothing of their variance.*store.dtype: float32"):
+    with pytest.raises(UsageError, match=r"values \(full, float16\).*nothing of their variance.*store.dtype: float32"):
         labelled(tmp_path, model, "regression", data="standardise_targets: false")
     assert not list(tmp_path.glob("store/*/manifest*.json")), "nothing was recorded"
 

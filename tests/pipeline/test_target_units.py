@@ -15,7 +15,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import potstill
-from potstill.pipeline import Run, distill
+from potstill import losses
+from potstill.core import fingerprint
+from potstill.core.scale import TargetScale
+from potstill.data.samples import Rows, make_samples
+from potstill.pipeline import Run, distill, stages
+from potstill.pipeline.build import Given, build_job, example_batch
+from potstill.recipe.schema import Recipe
 
 X = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
 CURVE = np.tanh(X[:, 0].astype(np.float64)) + 0.5 * X[:, 1]
@@ -147,3 +153,118 @@ def assert_says(run: Run, name: str, wanted: Any) -> None:
     with np.load(run.folder / "predictions.npz") as saved:
         found, rows = saved[name], saved["ids"]
     assert (np.abs(found - wanted[rows]) / wanted.std(0)).max() < 1e-4
+
+
+class Line(nn.Module):
+    """A teacher with a linear last layer that answers in the targets' units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Tanh()
+        self.last = nn.Linear(4, 1)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[300.0, 200.0, 0.0, 0.0]]))
+            self.last.bias.fill_(22_000.0)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return (b, 1)."""
+        return self.last(self.body(inputs))
+
+
+def test_everybody_who_learns_beside_the_student_is_shown_in_the_units_of_the_targets(tmp_path: Path) -> None:
+    with torch.no_grad():
+        y = Line()(torch.from_numpy(X)).squeeze(1).double().numpy()
+    settings: dict[str, Any] = {
+        **SETTINGS,
+        "peers": [STUDENT],
+        "mutual": 1.0,
+        "chain": [STUDENT],
+        "back_to_teacher": {"epochs": 1, "learning_rate": 1e-4},
+        "export": {"formats": []},
+    }
+    run = distill(Line(), STUDENT, (X, y), out=tmp_path / "run", **settings)
+    with np.load(run.folder / "predictions.npz") as saved:
+        found, rows = {name: saved[name] for name in saved.files}, saved["ids"]
+    for name in ("teacher", "other: peer 1", "other: assistant 1"):
+        assert r2(found[name][:, 0], y[rows]) > 0.9, name
+    result = json.loads((run.folder / "back" / "result.json").read_text())["scores"]
+    # The teacher is exact, and a small step from there stays near: mean squared errors in squared units of the target.
+    assert result["before"] == pytest.approx(0, abs=1e-3)
+    assert all(-0.1 * y.var() < result[way] <= 0 for way in ("helped", "by-labels"))
+
+
+def test_a_teachers_signals_are_in_standard_units() -> None:
+    scale = TargetScale((22_000.0,), (100.0,))
+    inputs = torch.from_numpy(X[:5])
+    batch = potstill.Batch(ids=torch.arange(5), views=torch.zeros(5, dtype=torch.int64), inputs=inputs, targets=None)
+    with potstill.LiveTeacher(
+        Line(), preprocess=potstill.Preprocessor(), scale=scale, input_gradient=True, taps={"mid": "body"}
+    ) as teacher:
+        signals = teacher(batch)
+        assert teacher.parts["scale"] == {"mean": [22_000.0], "std": [100.0]}
+    slope = np.array([300.0, 200.0, 0.0, 0.0]) / 100.0  # by hand: the line divided by the deviation
+    np.testing.assert_allclose(signals["logits"].numpy()[:, 0], np.tanh(X[:5]) @ slope, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(signals["mid"].numpy(), np.tanh(X[:5]), rtol=1e-5)
+    gradient = np.abs(slope * (1 - np.tanh(X[:5]) ** 2))  # of one output: the direction is 1 or -1
+    np.testing.assert_allclose(np.abs(signals["input_gradient"].numpy()), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_variances_that_a_term_reads_change_units_with_the_values() -> None:
+    """With the deviation 10, a variance of 400 in the target's units is one of 4."""
+
+    class Sure(nn.Module):
+        signals = ("log_variance",)
+
+        def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            value = inputs[:, :1] * 10 + 3
+            return {"logits": value, "log_variance": torch.full_like(value, 400.0).log()}
+
+    spread = X[:, 0].std()
+    data = (X, 10.0 / spread * X[:, 0])
+    objective = potstill.Objective([potstill.Term(losses.gaussian_nll, teacher=["logits", "log_variance"])])
+    recipe = Recipe.model_validate(
+        {
+            "task": "regression",
+            "data": {"train": "python-object"},
+            "teacher": {"model": "python-object"},
+            "student": {"model": "mlp"},
+        }
+    )
+    job = build_job(recipe, base=Path(), given=Given(teacher=Sure(), data=data, objective=objective))
+    assert job.data.scale is not None
+    with stages.live_teacher(job, job.make_teacher()) as teacher:
+        found = teacher(example_batch(job))["log_variance"]
+    np.testing.assert_allclose(found.exp().numpy(), 400 / job.data.scale.std[0] ** 2, rtol=1e-5)
+
+
+def test_other_splits_and_raw_targets_are_other_work() -> None:
+    data = potstill.load_data((X, Y), task="regression")
+    raw = potstill.load_data((X, Y), task="regression", standardise_targets=False)
+    assert raw.scale is None
+    np.testing.assert_array_equal(raw.train.targets, data.train.targets)
+    assert (
+        len({data.fingerprint, raw.fingerprint, potstill.load_data((X, Y), task="regression", seed=1).fingerprint}) == 3
+    )
+
+
+def test_targets_that_float32_holds_are_hashed_as_they_were_and_others_whole() -> None:
+    """A store that was recorded before targets were float64 is still of the same samples."""
+    ids, values = np.arange(4), np.array([0.1, 0.2, 0.3, 0.4])
+
+    def hashed(targets: Any) -> str:
+        return make_samples(ids, targets, Rows(torch.zeros(4, 1)), digests=np.zeros(4, np.uint64)).fingerprint
+
+    before = [ids.astype(np.int64), values.astype(np.float32), np.zeros(4, np.uint64)]
+    assert hashed(values) == fingerprint.of_json([fingerprint.of_array(part) for part in before])
+    assert hashed(1e9 + values) != hashed(1e9 + values[::-1]), "float32 has one number for all of them"
+
+
+def test_classes_have_no_units() -> None:
+    with pytest.raises(ValueError, match="classes have no units"):
+        Recipe.model_validate(
+            {
+                "data": {"train": "digits", "standardise_targets": False},
+                "teacher": {"model": "cnn", "train": {}},
+                "student": {"model": "cnn"},
+            }
+        )

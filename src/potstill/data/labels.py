@@ -165,7 +165,7 @@ def merged_values(values: Array) -> tuple[Finding, ...]:
         return ()
     text = (
         f"the targets of train are {len(np.unique(values)):,} different numbers, {lost:,} of which 32-bit floats "
-        f"cannot tell from their neighbours: models learn them as equal. Subtract a constant first."
+        f"cannot tell from their neighbours: models learn them as equal. Leave data.standardise_targets on."
     )
     return (Finding("warning", "merged-targets", text, lost),)
 

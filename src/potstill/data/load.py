@@ -11,7 +11,7 @@ import numpy as np
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
 from potstill.core.explain import clear_errors
-from potstill.core.scale import scale_of
+from potstill.core.scale import TargetScale, scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
 from potstill.data.files import check_encoding
@@ -109,6 +109,7 @@ def load(
     raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
     names: tuple[str, ...] = ()
+    scale: TargetScale | None = None
     targets: Mapping[str, Array]
     if task == "classification":
         found = {role: raw.labels for role, raw in raws.items()}
@@ -116,7 +117,9 @@ def load(
         findings += remarks
     else:
         targets = {role: labels.values_of(raw.labels, role) for role, raw in raws.items()}
-        findings += labels.merged_values(raws["train"].labels)
+        scale = scale_of(targets["train"]) if standardise_targets else None
+        if scale is None:  # in standard units no difference is lost
+            findings += labels.merged_values(raws["train"].labels)
     contents, columns, remarks = _contents(raws)
     splits = {
         role: make_samples(
@@ -136,7 +139,7 @@ def load(
         num_outputs=len(names) if task == "classification" else _num_columns(targets),
         findings=findings + remarks,
         columns=columns,
-        scale=scale_of(splits["train"].targets) if task == "regression" and standardise_targets else None,
+        scale=scale,
     )
     return data.with_findings(checks.check(data), checks.label_shift(data))
 

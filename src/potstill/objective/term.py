@@ -145,10 +145,15 @@ class Term:
         return frozenset(name for name in _listed_names(self.teacher) if not name.startswith(OWN)) | fed
 
     def describe(self) -> str:
-        """Return the term in words, for example ``0.9 x forward_kl(temperature=4.0) on logits``."""
+        """Return the term in words, for example ``0.9 x forward_kl(temperature=4.0) on logits``.
+
+        The answer of a regression model is called ``values``, although every model's answer is the signal ``logits``.
+        """
         options = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(self.options.items()))
         where = _listed(self.student)
         where += "" if self.teacher in (None, self.student) else f" -> {_listed(self.teacher)}"
+        if self.kind == "values":
+            where = where.replace("logits", "values")
         call = f"{_shown(self.loss)}({options})" if options else _shown(self.loss)
         extra = f", {_shown(self.transform)} first" if self.transform else ""
         if self.head is not None and self.head is not HEADS.get(self.loss):

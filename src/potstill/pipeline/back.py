@@ -6,6 +6,7 @@ was fine-tuned equally long on the labels alone; nothing is chosen by these numb
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 from pathlib import Path
@@ -53,7 +54,7 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
         batch_size=job.recipe.training.batch_size,
         precision=job.recipe.training.precision,
     )
-    copied = job.make_teacher()
+    copied = copy.deepcopy(job.make_teacher())  # a module that was given is not the copy
     copied.load_state_dict(teacher.state_dict())
     learn_standard_units(job, copied)
     copied.requires_grad_(True)
@@ -107,7 +108,7 @@ def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
     """Score the teacher before and after on the test split, with 95 % intervals of the paired differences."""
     test = job.data.test
     scores = {"before": _scores(job, teacher, test, job.teacher_scale)}
-    copied = job.make_teacher()
+    copied = copy.deepcopy(job.make_teacher())  # a module that was given is not the copy
     for way in WAYS:
         load_weights(copied, out / FOLDER / way / "weights.safetensors")
         scores[way] = _scores(job, copied, test)

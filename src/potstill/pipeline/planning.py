@@ -191,7 +191,7 @@ def _stages(
     def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: schema.Training) -> float:
         step = estimate(
             model,
-            job.data,
+            job.data.to_learn(),
             objective=preset("alone", job.data.task),
             settings=without_teacher(settings),
             preprocess=preprocess,

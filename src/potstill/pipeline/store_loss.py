@@ -91,8 +91,9 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
         if lost:
             own = name in job.recipe.store.codecs or not isinstance(codec, Full)
             better = f"store.codecs.{name}: {{codec: full, dtype: float32}}" if own else "store.dtype: float32"
+            shown = name.replace("logits", "values") if job.data.task == "regression" else name
             raise UsageError(
-                f"What the store keeps of the teacher's {name} ({describe_codec(codec)}) is not what it says: of "
+                f"What the store keeps of the teacher's {shown} ({describe_codec(codec)}) is not what it says: of "
                 f"{len(truth)} samples, {lost}. Set {better}, or store.accept_loss: true to record it all the same."
             )
 

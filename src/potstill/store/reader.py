@@ -364,8 +364,10 @@ def refuse_changes(folder: Path, recorded: Manifest, wanted: Manifest, *, exact:
     changes = differences(recorded, wanted, exact=exact)
     if changes:
         listing = "".join(f"\n  {change}" for change in changes)
+        before = wanted.scale is not None and recorded.scale is None
+        units = "Its values are as the teacher said them: data.standardise_targets: false trains from these. "
         raise TeacherError(
-            f"The store {folder} was recorded for something else:{listing}\n"
+            f"The store {folder} was recorded for something else:{listing}\n{units if before else ''}"
             "Choose another store.path, undo the change, or delete that folder to record anew."
         )
 
