@@ -9,21 +9,22 @@ Shape legend: n samples, c channels, h height, w width.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from potstill.core.errors import DataError
 from potstill.core.progress import progress
-from potstill.data.labels import in_order
+from potstill.data.folders import Listing, list_files
+from potstill.data.pictures import Form, Head, head_of, opened, quietly, settled, to_pixels
 from potstill.data.raw import Raw, Stored, as_array, stored_array
 from potstill.data.samples import Array, Finding, Ints, Rows, digest_bytes, digest_rows, id_of_text
 
@@ -33,63 +34,61 @@ KEPT_BYTES = 2 * 1024**3
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _PROBE = 64 * 1024
-
-
-def to_pixels(image: Image.Image, size: int | None) -> Array:
-    """Return an image as (3, h, w) uint8: upright, RGB, resized to a square of ``size`` pixels when set."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+_LOOKED_AT = 64
+_DARK = 4095 / 65535 + 1e-6
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Decode one file of a folder: row number to (3, h, w) uint8."""
+    """Decode one file of a folder: row number to (c, h, w)."""
 
     root: Path
     names: tuple[str, ...]
-    size: int | None
+    form: Form
 
     def __call__(self, row: int) -> Array:
         """Return the pixels of one file."""
-        with Image.open(self.root / self.names[row]) as image:
-            return to_pixels(image, self.size)
+        with opened(self.root / self.names[row]) as image:
+            return to_pixels(image, self.form)
 
-    def probe(self, row: int) -> tuple[tuple[int, ...], int]:
-        """Return shape and a hash of size, beginning and end of a file, without decoding it."""
+    def head(self, row: int) -> Head:
+        """Return what the header of one file says."""
+        with opened(self.root / self.names[row]) as image:
+            return head_of(image)
+
+    def digest(self, row: int, head: Head) -> int:
+        """Return a hash of size, beginning and end of a file, and of what its pixels become; nothing is decoded."""
         path = self.root / self.names[row]
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        shape = (self.size, self.size) if self.size else (width, height) if turned else (height, width)
+        form = replace(self.form, background=self.form.background if head.transparent else "")
+        usual = Form(None, 3, "")
         with path.open("rb") as file:
             length = file.seek(0, os.SEEK_END)
             file.seek(0)
-            head = file.read(_PROBE)
+            start = file.read(_PROBE)
             file.seek(max(0, length - _PROBE))
-            return (3, *shape), digest_bytes(str(length).encode(), head, file.read())
+            parts = (str(length).encode(), start, file.read())
+        return digest_bytes(*parts, *([] if form == usual else [repr(form).encode()]))
 
 
 @dataclass(frozen=True)
 class DatasetColumn:
-    """Decode one image of a Hugging Face dataset: row number to (3, h, w) uint8."""
+    """Decode one image of a Hugging Face dataset: row number to (c, h, w)."""
 
     dataset: Any
     column: str
-    size: int | None
+    form: Form
 
     def __call__(self, row: int) -> Array:
         """Return the pixels of one image."""
-        return to_pixels(self.dataset[int(row)][self.column], self.size)
+        return to_pixels(self.dataset[int(row)][self.column], self.form)
 
-    def probe(self, row: int) -> tuple[tuple[int, ...], int]:
-        """Return shape and content hash of one image."""
-        pixels = self(row)
-        return tuple(pixels.shape), int(digest_rows(pixels[None])[0])
+    def head(self, row: int) -> Head:
+        """Return what one image is."""
+        return head_of(self.dataset[int(row)][self.column])
+
+    def digest(self, row: int, head: Head) -> int:  # noqa: ARG002
+        """Return a hash of the pixels of one image."""
+        return int(digest_rows(self(row)[None])[0])
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,11 @@ class DatasetItems:
     """The inputs of a map-style dataset of ``(input, target)``: row number to array."""
 
     dataset: Any
-    size: int | None = None
+    form: Form
 
     def __call__(self, row: int) -> Array:
         """Return one input."""
-        return input_array(self.dataset[int(row)][0], self.size)
+        return input_array(self.dataset[int(row)][0], self.form)
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,10 @@ class Decoded:
         return torch.from_numpy(np.stack(found))
 
 
-def input_array(value: Any, size: int | None = None) -> Array:
+def input_array(value: Any, form: Form) -> Array:
     """Return one input of a dataset as an array: uint8 for images, float32 otherwise."""
     if isinstance(value, Image.Image):
-        pixels = to_pixels(value, size)
-        return pixels[:1] if value.mode in ("L", "1") else pixels
+        return to_pixels(value, replace(form, deep=head_of(value).deep))
     array = as_array(value, "its inputs")
     if np.ma.is_masked(array):
         raise DataError("inputs are masked (missing)")
@@ -154,18 +152,19 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
 
 
-def read_folder(root: Path, image_size: int | None) -> Raw:
+def read_folder(root: Path, form: Form) -> Raw:
     """Read a folder with one subfolder of images for each class.
 
     Args:
-        root: the folder; class names are the sorted names of its subfolders.
-        image_size: side to resize to; may be None when all images have one size.
+        root: the folder; class names are the names of its subfolders, numbers by value.
+        form: what pictures become; its size may be None when all images have one.
 
     Raises:
         DataError: no classes or images, or images of several sizes.
 
     """
-    classes = in_order(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    listed = list_files(root, SUFFIXES)
+    classes, names = listed.classes, listed.names
     if not classes:
         raise DataError(f"{root} has no subfolders: expected one folder of images for each class.")
     if {name.lower() for name in classes} <= _SPLIT_NAMES:
@@ -173,79 +172,133 @@ def read_folder(root: Path, image_size: int | None) -> Raw:
             f"{root} holds the folders {', '.join(classes)}, which look like splits, not classes. "
             f"Set data.train to {root / classes[0]} and name the others as data.validation and data.test."
         )
-    names: list[str] = []
-    others = sum(1 for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
-    for name in classes:
-        for folder, subfolders, files in os.walk(root / name, followlinks=True):
-            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
-            visible = sorted(file for file in files if not file.startswith("."))
-            images = [file for file in visible if Path(file).suffix.lower() in SUFFIXES]
-            others += len(visible) - len(images)
-            names += [(Path(folder) / file).relative_to(root).as_posix() for file in images]
     if not names:
         raise DataError(f"{root} has no images: the folders {', '.join(classes[:10])} hold no {_suffixes()} files.")
-    with warnings.catch_warnings():
-        # Pillow warns about harmless oddities of metadata; a file it cannot decode is an error.
-        warnings.simplefilter("ignore", UserWarning)
-        content, bad = read_images(ImageFiles(root, tuple(names), image_size), len(names), tuple(names), str(root))
+    content, bad, findings = read_images(ImageFiles(root, names, form), len(names), names, str(root))
     labels = np.array([name.split("/", 1)[0] for name in names], dtype=object)
     ids = np.array([id_of_text(name) for name in names], dtype=np.int64)
-    text = f"{root}: {others} files were ignored: not in a class folder, or not {_suffixes()}."
-    findings = (Finding("info", "ignored-files", text, others),) if others else ()
-    return Raw(ids, labels, content, tuple(names), tuple(classes), bad=bad, findings=findings)
+    text = f"{root}: {listed.others} files were ignored: not in a class folder, or not {_suffixes()}."
+    ignored = [Finding("info", "ignored-files", text, listed.others)] if listed.others else []
+    found = (*ignored, *listed.findings, *findings)
+    return Raw(ids, labels, content, names, classes, bad={**bad, **_strange(listed, names)}, findings=found)
+
+
+def _strange(listed: Listing, names: Sequence[str]) -> dict[int, str]:
+    """Return a sentence for each row that is no regular file."""
+    return {row: f"is {listed.strange[name]}, no file" for row, name in enumerate(names) if name in listed.strange}
 
 
 def read_images(
     decode: ImageFiles | DatasetColumn, count: int, names: tuple[str, ...] | None, source: str
-) -> tuple[Stored, dict[int, str]]:
+) -> tuple[Stored, dict[int, str], tuple[Finding, ...]]:
     """Read images that must all have one size: into memory when they fit, else only their headers.
 
     Returns:
-        The images, and why a row cannot be read, by row number. Unreadable rows hold zeros.
+        The images; why a row cannot be read, by row number; findings. Unreadable rows hold zeros.
 
     Raises:
         DataError: several sizes, or no readable image.
 
     """
-    first = _first_shape(decode, count, source)
-    keep = count * int(np.prod(first)) <= KEPT_BYTES
-    digests = np.zeros(count, dtype=np.uint64)
-    pixels = np.zeros((count, *first), dtype=np.uint8) if keep else None
     bad: dict[int, str] = {}
-    shapes: dict[tuple[int, ...], int] = {}
-
-    def one(row: int) -> tuple[int, tuple[int, ...] | None, str]:
-        try:
-            if pixels is None:
-                shape, digests[row] = decode.probe(row)
-                return row, shape, ""
-            image = decode(row)
-        except Exception as error:  # whatever a decoder raises for a damaged file
-            return row, None, f"cannot be read ({describe(error)})"
-        if image.shape == first:
-            pixels[row] = image
-        return row, tuple(image.shape), ""
-
     threads = min(8, os.cpu_count() or 1) if isinstance(decode, ImageFiles) else 1
-    with progress("reading images", count, unit="images") as advance, ThreadPoolExecutor(threads) as pool:
-        for row, shape, reason in pool.map(one, range(count)):
-            advance()
-            if shape is None:
-                bad[row] = reason
-            else:
-                shapes.setdefault(shape, row)
-    if len(shapes) > 1:
-        found = [f"{h}x{w} ({names[row] if names else f'row {row}'})" for (_, h, w), row in list(shapes.items())[:3]]
+
+    def first_bad() -> str:
+        return f"{names[min(bad)] if names else f'row {min(bad)}'} {bad[min(bad)]}" if bad else "there are none"
+
+    def each(step: Callable[[int], Any], rows: Sequence[int], what: str) -> dict[int, Any]:
+        def guarded(row: int) -> tuple[int, Any, str]:
+            try:
+                return row, step(row), ""
+            except Exception as error:  # whatever a decoder raises for a damaged file
+                text = describe(error)
+                return row, None, text if text.startswith("is ") else f"cannot be read ({text})"
+
+        found: dict[int, Any] = {}
+        with quietly(), progress(what, len(rows), unit="images") as advance, ThreadPoolExecutor(threads) as pool:
+            for row, value, reason in pool.map(guarded, rows):
+                advance()
+                if reason:
+                    bad[row] = reason
+                else:
+                    found[row] = value
+        return found
+
+    heads: dict[int, Head] = each(decode.head, range(count), "looking at images")
+    if not heads:
+        raise DataError(f"{source}: none of {count} images can be read. First: {first_bad()}.")
+    form = settled(decode.form, heads.values())
+    decode = replace(decode, form=form)
+    shapes: dict[tuple[int, int], int] = {}
+    for row, head in heads.items():
+        shapes.setdefault(head.shape, row)
+    if len(shapes) > 1 and form.size is None:
+        found = [f"{h}x{w} ({names[row] if names else f'row {row}'})" for (h, w), row in list(shapes.items())[:3]]
         raise DataError(
             f"{source}: images have several sizes (height x width): {', '.join(found)}. "
             "Set data.image_size to resize them all."
         )
-    if pixels is None:
-        return Stored(Decoded(decode, first, names), digests, first), bad
-    return Stored(Rows(torch.from_numpy(pixels)), digest_rows(pixels), first), bad
+    side = (form.size, form.size) if form.size else next(iter(shapes))
+    shape = (form.channels or 3, *side)
+    kind = np.dtype(np.float32 if form.deep else np.uint8)
+    if count * int(np.prod(shape)) * kind.itemsize <= KEPT_BYTES:
+        pixels = np.zeros((count, *shape), dtype=kind)
+
+        def keep(row: int) -> None:
+            pixels[row] = decode(row)
+
+        each(keep, list(heads), "reading images")
+        if len(bad) == count:
+            raise DataError(f"{source}: none of {count} images can be read. First: {first_bad()}.")
+        content = Stored(Rows(torch.from_numpy(pixels)), digest_rows(pixels), shape)
+        brightest = float(pixels.max()) if form.deep else 1.0
+    else:
+        digests = np.zeros(count, dtype=np.uint64)
+        for row, digest in each(lambda row: decode.digest(row, heads[row]), list(heads), "reading images").items():
+            digests[row] = digest
+        content = Stored(Decoded(decode, shape, names), digests, shape)
+        some = [row for row in heads if row not in bad][:_LOOKED_AT] if form.deep else []
+        brightest = max((float(level.max()) for level in each(decode, some, "reading images").values()), default=1.0)
+    return content, bad, _remarks(heads, form, brightest, names, source)
 
 
-def read_dataset(dataset: Any, image_size: int | None, source: str) -> Raw:
+def _remarks(
+    heads: Mapping[int, Head], form: Form, brightest: float, names: Sequence[str] | None, source: str
+) -> tuple[Finding, ...]:
+    """Say what kinds of pictures there are, and what was done to them."""
+    modes = Counter(head.mode for head in heads.values())
+    findings = []
+    if set(modes) != {"RGB"}:
+        counts = ", ".join(f"{number:,} {'1-bit' if mode == '1' else mode}" for mode, number in modes.most_common())
+        become = f"{'grey' if form.channels == 1 else 'RGB'}, {'floats from 0 to 1' if form.deep else '8 bits'}"
+        text = f"{source}: images are {counts}; they become {become}."
+        findings.append(Finding("info", "image-modes", text, len(heads)))
+
+    def named(rows: Sequence[int]) -> str:
+        return ", ".join(names[row] if names else f"row {row}" for row in rows[:3])
+
+    clear = [row for row, head in heads.items() if head.transparent]
+    if clear:
+        text = (
+            f"{source}: {len(clear)} images may have transparent pixels ({named(clear)}); {form.background} lies "
+            "behind them. data.background sets another colour."
+        )
+        findings.append(Finding("info", "transparent-images", text, len(clear)))
+    several = [row for row, head in heads.items() if head.frames > 1]
+    if several:
+        text = f"{source}: {len(several)} files hold several pictures ({named(several)}); only the first is used."
+        findings.append(Finding("warning", "first-frames", text, len(several)))
+    if 0 < brightest <= _DARK and any(mode.startswith("I") for mode in modes):
+        text = (
+            f"{source}: the brightest pixel of images with 16 bits is {brightest * 65535:.0f} of 65535: they are dark, "
+            "and often that means 12 bits stored in 16. A student's own mean and spread make up for that; changes of colour "
+            "and weights of published models expect the range from 0 to 1."
+        )
+        findings.append(Finding("warning", "pixel-range", text, len(heads)))
+    return tuple(findings)
+
+
+def read_dataset(dataset: Any, form: Form, source: str) -> Raw:
     """Read a map-style dataset whose items are ``(input, target)``.
 
     Random transforms of the dataset are seen once only: use ``data.augment`` for random changes.
@@ -266,7 +319,7 @@ def read_dataset(dataset: Any, image_size: int | None, source: str) -> Raw:
             advance()
             try:
                 value, label = _pair(dataset[row])
-                array = input_array(value, image_size)
+                array = input_array(value, form)
             except Exception as error:  # whatever a user's dataset raises
                 bad[row] = f"item cannot be read ({describe(error)})"
                 labels.append(None)
@@ -279,7 +332,12 @@ def read_dataset(dataset: Any, image_size: int | None, source: str) -> Raw:
             if array.shape != shape:
                 raise DataError(
                     f"{source}: inputs have several shapes: {shape} and {array.shape} (item {row}). "
-                    "Set data.image_size for images, or make them equal in the dataset."
+                    "Set data.image_size and data.channels for images, or make them equal in the dataset."
+                )
+            if keep and inputs and array.dtype != inputs[-1].dtype:
+                raise DataError(
+                    f"{source}: inputs are of several types: {inputs[-1].dtype} and {array.dtype} (item {row}). Make "
+                    "them equal in the dataset."
                 )
             if keep:
                 inputs += [np.zeros_like(array)] * (row - len(inputs)) + [array]
@@ -293,23 +351,13 @@ def read_dataset(dataset: Any, image_size: int | None, source: str) -> Raw:
         content, unusable = stored_array(np.stack(inputs))
         bad = {**unusable, **bad}
     else:
-        content = Stored(Decoded(DatasetItems(dataset, image_size), shape), digests, shape)
+        content = Stored(Decoded(DatasetItems(dataset, form), shape), digests, shape)
     names = _texts(getattr(dataset, "classes", None))
     if names is not None and all(label is None or label in range(len(names)) for label in labels):
         labels = [None if label is None else names[label] for label in labels]
     else:
         names = None
     return Raw(np.arange(count, dtype=np.int64), _label_array(labels), content, label_names=names, bad=bad)
-
-
-def _first_shape(decode: ImageFiles | DatasetColumn, count: int, source: str) -> tuple[int, ...]:
-    reason = ""
-    for row in range(count):
-        try:
-            return tuple(decode(row).shape)
-        except Exception as error:  # whatever a decoder raises for a damaged file
-            reason = reason or describe(error)
-    raise DataError(f"{source}: none of {count} images can be read. First: {reason or 'there are none'}.")
 
 
 def _suffixes() -> str:

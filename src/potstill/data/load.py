@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from potstill.core.scale import TargetScale, scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
 from potstill.data.files import check_encoding
+from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
 from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
 from potstill.data.sources import Options, read
@@ -37,6 +38,8 @@ def load(
     id_column: str | None = None,
     classes: Sequence[str] | None = None,
     image_size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    background: str | None = None,
     encoding: str | None = None,
     on_bad: OnBad = "error",
     validation_fraction: float = 0.1,
@@ -65,6 +68,8 @@ def load(
         id_column: column with a stable id of each sample; the row number when absent. Folders use hashed file paths.
         classes: class names in the teacher's order; those of the source, or the sorted labels of train, when absent.
         image_size: side in pixels that images of folders and datasets are resized to.
+        channels: 1 for grey images, 3 for colours; what they are when absent, 3 where some are coloured.
+        background: colour behind transparent pixels of images; white when absent.
         encoding: of CSV and JSONL files; UTF-8 when absent.
         on_bad: ``"error"`` or ``"skip"`` unreadable files and rows with missing, NaN or infinite values.
         validation_fraction: share of train for validation, when it is made.
@@ -94,6 +99,7 @@ def load(
             "something for train."
         )
     check_encoding(encoding)
+    check_background(background or "white")
     options = Options(
         task=task,
         inputs=inputs,
@@ -101,6 +107,8 @@ def load(
         target=target,
         id_column=id_column,
         image_size=image_size,
+        channels=channels,
+        background=background,
         encoding=encoding,
         args=args,
         base=Path(base),

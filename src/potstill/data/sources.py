@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from potstill.core.optional import require
 from potstill.data import functions, images, tables
 from potstill.data.label_texts import texts_of
 from potstill.data.labels import with_gaps
+from potstill.data.pictures import Form
 from potstill.data.raw import Raw, as_array, ids_of, missing, stored_array
 from potstill.data.samples import Array, Finding, Task
 
@@ -47,9 +48,16 @@ class Options:
     target: str = "label"
     id_column: str | None = None
     image_size: int | None = None
+    channels: Literal[1, 3] | None = None
+    background: str | None = None
     encoding: str | None = None
     args: Mapping[str, Any] | None = None
     base: Path = Path()
+
+    @property
+    def form(self) -> Form:
+        """What pictures become."""
+        return Form(self.image_size, self.channels, self.background or "white")
 
 
 def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
@@ -103,6 +111,7 @@ def _is_plain_text(source: Any) -> bool:
 def _read(source: Any, role: str, options: Options) -> Raw:
     if isinstance(source, str) and source == "digits":
         _refuse_columns(options, "'digits'")
+        _refuse_pictures(options, "of a folder or dataset; 'digits' are 8x8. Remove it.")
         return _digits()
     if isinstance(source, str | Path):
         return _read_path(Path(options.base) / Path(source).expanduser(), str(source), options)
@@ -120,14 +129,14 @@ def _read(source: Any, role: str, options: Options) -> Raw:
     if isinstance(source, tuple | list) and len(source) == 2 and all(map(_is_array, source)):
         return _arrays(source[0], source[1], None, role, options)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not _is_array(source):
-        return images.read_dataset(source, options.image_size, f"data.{role}")
+        return images.read_dataset(source, options.form, f"data.{role}")
     raise UsageError(f"data.{role} is {type(source).__name__}, which is not a source of samples. Expected {_ACCEPTED}.")
 
 
 def _read_path(path: Path, given: str, options: Options) -> Raw:
     if path.is_dir():
-        _refuse_columns(options, f"the folder {given}", images_allowed=True)
-        return images.read_folder(path, options.image_size)
+        _refuse_columns(options, f"the folder {given}")
+        return images.read_folder(path, options.form)
     suffix = path.suffix.lower()
     if not path.exists():
         known = ["digits"] + ([entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
@@ -136,8 +145,7 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
         raise DataError(f"'{given}' does not exist (looked at {path.absolute()}).{hint} Expected {_ACCEPTED}.")
     if suffix not in tables.SUFFIXES:
         raise DataError(f"'{given}' is a {suffix or 'plain'} file, which cannot be read. Expected {_ACCEPTED}.")
-    if options.image_size is not None:
-        raise UsageError(f"data.image_size is for images of a folder or dataset, not for {given}. Remove it.")
+    _refuse_pictures(options, f"of a folder or dataset, not for {given}. Remove it.")
     return tables.read_table(
         path,
         inputs=options.inputs,
@@ -150,11 +158,9 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
 
 
 def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) -> Raw:
-    if options.image_size is not None:
-        raise UsageError(
-            "data.image_size is for images of a folder or dataset; arrays keep their size. Remove it, or set "
-            "preprocess.size of the models."
-        )
+    _refuse_pictures(
+        options, "of a folder or dataset; arrays stay as they are. Remove it, or set preprocess.size of the models."
+    )
     array, labels = as_array(inputs, f"the inputs of {role}"), _labels(targets, f"the targets of {role}")
     if array.ndim < 1 or labels.ndim < 1 or len(array) != len(labels):
         raise DataError(
@@ -209,8 +215,7 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
     if names is not None:
         columns[options.target] = _class_labels(columns[options.target], names)
     if not pictures:
-        if options.image_size is not None:
-            raise UsageError(f"data.image_size is for images, but {source} has no image column. Remove it.")
+        _refuse_pictures(options, f"of a folder or dataset, but {source} has no image column. Remove it.")
         return tables.from_columns(
             columns,
             source,
@@ -221,12 +226,13 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
         )
     if len(pictures) > 1 or (options.inputs and len(chosen) > 1):
         raise DataError(f"{source}: data.inputs names {', '.join(chosen)}; expected one image column and nothing else.")
-    content, bad = images.read_images(
-        images.DatasetColumn(dataset, pictures[0], options.image_size), len(dataset), None, source
+    content, bad, remarks = images.read_images(
+        images.DatasetColumn(dataset, pictures[0], options.form), len(dataset), None, source
     )
     ignored = [name for name in others if name != pictures[0]]
     text = f"{source}: only the image column '{pictures[0]}' is used; ignored: {', '.join(ignored)}."
-    findings = (Finding("info", "ignored-columns", text, len(ignored)),) if ignored and not options.inputs else ()
+    if ignored and not options.inputs:
+        remarks = (Finding("info", "ignored-columns", text, len(ignored)), *remarks)
     ids = np.arange(len(dataset), dtype=np.int64)
     if options.id_column:
         ids = ids_of(columns[options.id_column], f"{source}, column '{options.id_column}',")
@@ -237,7 +243,7 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
         label_names=names,
         own_ids=bool(options.id_column),
         bad=bad,
-        findings=findings,
+        findings=remarks,
     )
 
 
@@ -256,12 +262,16 @@ def _is_hugging_face(source: Any) -> bool:
     )
 
 
-def _refuse_columns(options: Options, what: str, *, images_allowed: bool = False) -> None:
+def _refuse_columns(options: Options, what: str) -> None:
     for key, value in (("inputs", options.inputs), ("exclude", options.exclude), ("id", options.id_column)):
         if value is not None:
             raise UsageError(f"data.{key} names columns, but {what} has no named columns. Remove it.")
-    if what == "'digits'" and options.image_size is not None and not images_allowed:
-        raise UsageError("data.image_size is for images of a folder or dataset; 'digits' are 8x8. Remove it.")
+
+
+def _refuse_pictures(options: Options, why: str) -> None:
+    for key in ("image_size", "channels", "background"):
+        if getattr(options, key) is not None:
+            raise UsageError(f"data.{key} is for images {why}")
 
 
 def _is_array(value: Any) -> bool:

@@ -291,6 +291,8 @@ def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
         id_column=section.id,
         classes=section.classes,
         image_size=section.image_size,
+        channels=section.channels,
+        background=section.background,
         encoding=section.encoding,
         on_bad=section.on_bad,
         validation_fraction=section.split.validation,

@@ -52,6 +52,10 @@ class DataSection(Section):
     id: str | None = Field(None, description="column with a stable id; the row number when absent")
     classes: list[str] | None = Field(None, description="class names in the teacher's order")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels a side")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1 for grey images, 3 for colours; as they are when absent"
+    )
+    background: str | None = Field(None, description="colour behind transparent pixels of images; white when absent")
     encoding: str | None = Field(None, description="of CSV and JSONL files; UTF-8 when absent")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with unreadable files and NaN rows")
     standardise_targets: bool = Field(
