@@ -283,7 +283,7 @@ def test_impossible_data_is_refused(change, text):
         ({"train": None}, "data.train is missing"),
         ({"inputs": ["a"]}, "has no named columns"),
         ({"id_column": "a", "train": "digits"}, "data.id names columns"),
-        ({"image_size": 3}, "arrays keep their size"),
+        ({"image_size": 3}, "arrays stay as they are"),
     ],
 )
 def test_impossible_requests_are_refused(change, text):

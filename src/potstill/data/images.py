@@ -291,8 +291,8 @@ def _remarks(
     if 0 < brightest <= _DARK and any(mode.startswith("I") for mode in modes):
         text = (
             f"{source}: the brightest pixel of images with 16 bits is {brightest * 65535:.0f} of 65535: they are dark, "
-            "and often that means 12 bits stored in 16. A student's own mean and spread make up for that; changes of colour "
-            "and weights of published models expect the range from 0 to 1."
+            "which often means 12 bits stored in 16. A student's own mean and spread make up for that; changes of "
+            "colour and weights of published models expect the range from 0 to 1."
         )
         findings.append(Finding("warning", "pixel-range", text, len(heads)))
     return tuple(findings)
