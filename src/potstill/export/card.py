@@ -23,6 +23,7 @@ _NAMES = {
     "rmse": "RMSE",
     "mae": "MAE",
 }
+_LISTED = 30
 _HUB_TYPES = {"macro_f1": "f1", "r2": "r_squared"}
 _MODELS = (("teacher", "Teacher"), ("alone", "Student alone"), ("distilled", "Student distilled"))
 
@@ -62,6 +63,7 @@ def write_card(folder: Path, *, evaluation: Mapping[str, Any], recipe: str = "",
         "## Use",
         *_features(recipe),
         _use(student, files),
+        *_columns(student),
         *(["## Recipe", f"```yaml\n{recipe.strip()}\n```"] if recipe.strip() else []),
     ]
     metadata = _front(name, evaluation, student, recipe, seed, bool(files))
@@ -181,6 +183,33 @@ def _use(student: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     passed = "" if student.get("model") else ", model=MyModel()"
     code += ["import potstill", f'student = potstill.load_student("."{passed})', "outputs = student(inputs)"]
     return "\n\n".join([" ".join(lines), "```python\n" + "\n".join(code) + "\n```"])
+
+
+def _columns(student: Mapping[str, Any]) -> list[str]:
+    """Return what has to be known to make inputs from a table."""
+    columns = student.get("columns") or ()
+    if not columns:
+        return []
+    rows, first = [["Column", "Type", "Numbers of a sample", "How"]], 0
+    for column in columns:
+        last = first + column["width"] - 1
+        categories = column["categories"]
+        if categories is not None:
+            listed = ", ".join(f"`{category}`" for category in categories[:_LISTED])
+            how = f"1 for its own, in this order: {listed}" + (" ..." if len(categories) > _LISTED else "")
+        elif column["offset"] or column["scale"] != 1:
+            how = f"(value - {column['offset']:.17g}) / {column['scale']:g}, in 64 bits"
+        else:
+            how = "as it is"
+        rows.append([column["name"], column["type"], f"{first}" if first == last else f"{first} to {last}", how])
+        first = last + 1
+    text = (
+        f"The model learned on a table. `student(frame)` and `OnnxModel(file)(frame)` take its columns by name, in any "
+        f"order; any other runtime takes these numbers. The same stands in `{CONFIG}` and in the metadata of the ONNX "
+        "files, under `columns`. Rows with missing values were not learned on, and a category that is not listed is 0 "
+        "everywhere."
+    )
+    return ["## Columns", text, _table([[cell.replace("|", "\\|") for cell in row] for row in rows])]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

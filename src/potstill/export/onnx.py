@@ -25,6 +25,8 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path
 from potstill.core.optional import require
 from potstill.core.scale import TargetScale
+from potstill.data.columns import Column
+from potstill.data.frames import encoded
 from potstill.export.student import Student, Task
 from potstill.models.beside_weights import copied, without_computed_weights
 from potstill.models.preprocess import Preprocessor
@@ -83,6 +85,7 @@ def export_onnx(
     classes: Sequence[str] = (),
     recipe_hash: str = "",
     scale: TargetScale | None = None,
+    columns: Sequence[Column] = (),
 ) -> Path:
     """Write a model and its preprocessing to one float32 ONNX file.
 
@@ -99,6 +102,7 @@ def export_onnx(
         classes: class names in output order.
         recipe_hash: of the recipe that made the model.
         scale: the standard units that the model learned values in; the file answers in the target's.
+        columns: the columns of the table that the model learned on; they stand in the metadata.
 
     Raises:
         UsageError: no example inputs, or a model too large for one file.
@@ -147,6 +151,8 @@ def export_onnx(
         "task": task,
         "potstill_version": package_version(),
     }
+    if columns:
+        wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
     set_metadata(proto, wanted)
     onnx.checker.check_model(proto)
     with atomic_path(Path(path)) as temporary:
@@ -220,7 +226,8 @@ class OnnxModel:
 
     Attributes:
         metadata: what the file says about itself: ``labels`` (a JSON list), ``recipe_hash``, ``task``,
-            ``potstill_version``.
+            ``potstill_version``, and for tables ``columns``.
+        columns: the columns of the table that the model learned on; none where it was no table.
 
     Raises:
         UsageError: no such file, or one that is not a readable ONNX model.
@@ -242,14 +249,18 @@ class OnnxModel:
         self._input = self._session.get_inputs()[0]
         self._dtype = np.dtype(np.uint8 if self._input.type == "tensor(uint8)" else np.float32)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.columns = tuple(Column.from_json(column) for column in json.loads(self.metadata.get("columns", "[]")))
 
-    def __call__(self, inputs: Array | Tensor) -> Array:
-        """Return outputs (b, c) of raw inputs (b, ...).
+    def __call__(self, inputs: Array | Tensor | Any) -> Array:
+        """Return outputs (b, c) of raw inputs (b, ...), or of named columns where the model learned on a table.
 
         Raises:
+            DataError: a column is missing, or has another type than in training.
             UsageError: inputs of another type or shape than the file's.
 
         """
+        if self.columns and not isinstance(inputs, Tensor | np.ndarray):
+            inputs = encoded(inputs, self.columns)
         array = inputs.numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
         expected = tuple(self._input.shape[1:])
         if array.dtype != self._dtype or array.shape[1:] != expected or len(array) == 0:

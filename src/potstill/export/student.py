@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from potstill.core.errors import UsageError
 from potstill.core.scale import TargetScale
+from potstill.data.columns import Column
+from potstill.data.frames import encoded
 from potstill.models.load import output_tensor
 
 Task = Literal["classification", "regression"]
@@ -42,6 +45,7 @@ class Student(nn.Module):
         task: classification or regression.
         classes: class names in output order.
         scale: the standard units that the model learned values in; it answers in the target's.
+        columns: the columns of the table that the model learned on; none where it was no table.
 
     """
 
@@ -53,19 +57,40 @@ class Student(nn.Module):
         task: Task = "classification",
         classes: Sequence[str] = (),
         scale: TargetScale | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.model = model
         self.task = task
         self.classes = tuple(classes)
+        self.columns = tuple(columns)
         self.restore = None if scale is None else Restore(scale)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def encode(self, frame: Any) -> Tensor:
+        """Return the inputs (b, f) for named columns, as they became numbers in training.
+
+        Args:
+            frame: a DataFrame, a pyarrow table, or a mapping of names to values; further columns are ignored.
+
+        Raises:
+            UsageError: the student did not learn on a table with named columns.
+            DataError: a column is missing, or has another type than in training.
+
+        """
+        if not self.columns:
+            raise UsageError(
+                f"The student takes tensors, not {type(frame).__name__}: it did not learn on named columns."
+            )
+        return torch.from_numpy(encoded(frame, self.columns))
+
+    def forward(self, inputs: Tensor | Any) -> Tensor:
         """Return logits or values (b, c) of raw inputs (b, ...): uint8 pixels or floats, as in the data.
 
-        They are float32; values whose spread is far smaller than their size are float64.
+        Named columns (a DataFrame, a mapping of names to values) are turned into inputs by `encode`. The answers are
+        float32; values whose spread is far smaller than their size are float64.
         """
+        inputs = inputs if isinstance(inputs, Tensor) else self.encode(inputs)
         outputs = output_tensor(self.model(self.preprocess(inputs))).to(torch.float32)
         outputs = outputs[:, None] if outputs.dim() == 1 else outputs
         return outputs if self.restore is None else self.restore(outputs)

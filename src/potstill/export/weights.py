@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from potstill.core.errors import UsageError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
+from potstill.data.columns import Column
 from potstill.export.onnx import package_version
 from potstill.export.student import Student, Task
 from potstill.models.beside_weights import copied, initialise_lazy_layers, restore_unsaved, unsaved_tensors
@@ -46,6 +47,7 @@ def save_student(
     classes: Sequence[str] = (),
     recipe_hash: str = "",
     scale: TargetScale | None = None,
+    columns: Sequence[Column] = (),
     seed: int = 0,
 ) -> Path:
     """Write ``student.safetensors`` and ``student.json`` into a folder.
@@ -67,6 +69,7 @@ def save_student(
         classes: class names in output order.
         recipe_hash: of the recipe that made the model.
         scale: the standard units that the model learned values in.
+        columns: the columns of the table that the model learned on.
         seed: that it was built from.
 
     Returns:
@@ -114,6 +117,7 @@ def save_student(
             },
             "answers": _probe(student, preprocess, shape, dtype),
             "classes": list(classes),
+            "columns": [column.to_json() for column in columns],
             "scale": None if scale is None else scale.to_json(),
             "task": task,
             "recipe_hash": recipe_hash,
@@ -164,7 +168,10 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
     if config.get("unsaved"):
         restore_unsaved(built, load_file(folder / UNSAVED))
     scale = None if config.get("scale") is None else TargetScale.from_json(config["scale"])
-    student = Student(built, preprocess, task=config["task"], classes=config["classes"], scale=scale).eval()
+    columns = [Column.from_json(column) for column in config.get("columns", ())]
+    student = Student(
+        built, preprocess, task=config["task"], classes=config["classes"], scale=scale, columns=columns
+    ).eval()
     expected = config.get("answers")
     if expected is not None and not _answers_like(_probe(student, preprocess, shape, dtype), expected):
         raise UsageError(

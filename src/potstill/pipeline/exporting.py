@@ -16,6 +16,7 @@ from potstill.core.errors import PotstillError
 from potstill.core.files import read_json, write_json
 from potstill.core.progress import progress
 from potstill.data import record_batches
+from potstill.data.columns import Column
 from potstill.data.samples import Samples
 from potstill.evaluation import latency, predict
 from potstill.export import OnnxModel, export_onnx, parity, quantize, recommended, save_student
@@ -129,6 +130,7 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int) 
         classes=job.data.classes,
         recipe_hash=recipe_hash(job.written or job.recipe),
         scale=job.data.scale,
+        columns=_columns(job),
         seed=seed,
     )
     wanted = job.recipe.export.wanted
@@ -149,6 +151,12 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int) 
     return entries
 
 
+def _columns(job: Job) -> tuple[Column, ...]:
+    """Return the columns that the student's inputs are made of; none where it reads images or another model's layer."""
+    columns = job.data.columns
+    return columns if (sum(column.width for column in columns),) == tuple(job.data.shape) else ()
+
+
 def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor) -> None:
     """Write the student as a float32 file."""
     export_onnx(
@@ -160,6 +168,7 @@ def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor) -> None
         classes=job.data.classes,
         recipe_hash=recipe_hash(job.written or job.recipe),
         scale=job.data.scale,
+        columns=_columns(job),
     )
 
 
