@@ -128,6 +128,32 @@ def test_unusable_answers_have_been_paid_for(payload: Any, words: str, cost: Usa
     assert spend.usage == cost
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bytes", 99_999_999_999),
+        ("bytes", [65] * 10_001),
+        ("bytes", [256]),
+        ("logprob", math.inf),
+        ("logprob", math.nan),
+        ("logprob", 0.5),
+        ("logprob", 10**400),
+        ("logprob", True),
+        ("top_logprobs", [3]),
+        ("top_logprobs", 3),
+    ],
+)
+def test_numbers_that_no_token_has_are_refused(name: str, value: Any) -> None:
+    place = {**token("A", -0.1, [("A", -0.1)]), name: value}
+    with pytest.raises(UnusableError, match="log-probabilities cannot be read"):
+        read_answer(completion("A", [place]), Usage(1, 1))
+
+
+def test_counts_that_no_answer_has_are_not_believed() -> None:
+    payload = completion("A", usage=(10**400, 2))
+    assert read_answer(payload, Usage(7, 8)).usage == Usage(7, 8)
+
+
 def test_asking_counts_what_the_server_counts_and_stops_before_the_limit() -> None:
     body = request_body("m", messages("x" * 36, None), max_tokens=50, top_logprobs=0)
     with serving(lambda request: Reply(completion("y", usage=(40, 10)))) as server:

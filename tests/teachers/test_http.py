@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
+import socket
 import threading
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -286,3 +289,118 @@ def test_replies_are_given_in_turn() -> None:
         assert client.get("models") == {"n": 0}
         client.close()
     assert (seen[0].method, seen[0].path) == ("GET", "/v1/models")
+
+
+# ---- what a server controls
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def raw_server(pieces: Callable[[], Iterator[bytes]]) -> Iterator[str]:
+    """A server that sends these pieces as they are, and whatever the client thinks of them."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, suppress(OSError):
+                    connection.recv(65_536)
+                    for piece in pieces():
+                        connection.sendall(piece)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(5)
+
+
+def without_end() -> Iterator[bytes]:
+    yield HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    while True:
+        yield b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+
+
+def untrue_length() -> Iterator[bytes]:
+    yield HEAD + b"Content-Length: 10000000000000\r\n\r\n"
+    while True:
+        yield b" " * 100_000
+
+
+BOMB = gzip.compress(b" " * 80_000_000, compresslevel=1)
+
+
+def gzip_bomb() -> Iterator[bytes]:
+    yield HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB
+
+
+@pytest.mark.parametrize("pieces", [without_end, untrue_length, gzip_bomb])
+def test_no_answer_is_read_further_than_it_can_be_long(pieces: Callable[[], Iterator[bytes]]) -> None:
+    lost: list[int] = []
+    with raw_server(pieces) as url:
+        client = HttpClient(url, limits=FAST)
+        tracemalloc.start()
+        with pytest.raises(RefusedError, match="answered more than 3,000,000 bytes"):
+            client.post("ask", {}, most_bytes=3_000_000, on_lost=lambda: lost.append(1))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        client.close()
+    # It may have been paid for, and asking again would not help.
+    assert lost == [1]
+    assert most < 20_000_000
+
+
+def drip_in_the_body() -> Iterator[bytes]:
+    yield HEAD + b"Content-Length: 1000\r\n\r\n"
+    while True:
+        yield b" "
+        time.sleep(0.05)
+
+
+def drip_in_the_headers() -> Iterator[bytes]:
+    yield HEAD
+    for number in range(1000):
+        yield b"X-%d: a\r\n" % number
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("pieces", [drip_in_the_body, drip_in_the_headers])
+def test_a_request_ends_in_its_time_however_slowly_the_bytes_come(pieces: Callable[[], Iterator[bytes]]) -> None:
+    with raw_server(pieces) as url:
+        client = HttpClient(url, limits=Limits(retries=1, timeout=0.3, backoff=0.01))
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"did not answer within 0\.3 seconds. Tried 2 times"):
+            client.post("ask", {})
+        assert time.monotonic() - began < 2.0
+        client.close()
+
+
+def test_an_answer_that_was_packed_unasked_is_unpacked() -> None:
+    packed = gzip.compress(b'{"x": 1}')
+    with asking(Reply(packed, headers={"Content-Encoding": "gzip"})) as (client, server):
+        assert client.post("ask", {}) == {"x": 1}
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"9" * 10_000])
+def test_json_without_end_is_no_answer(body: bytes) -> None:
+    limits = Limits(retries=0, backoff=0.01)
+    words = "answered something that is not JSON"
+    with asking(Reply(body), limits=limits) as (client, _), pytest.raises(UnreachableError, match=words):
+        client.post("ask", {})
+
+
+def test_the_key_does_not_follow_to_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", KEY)
+    with serving(lambda _: Reply({"stolen": 1})) as other:
+        moved = Reply({}, 307, {"Location": f"{other.url}/ask"})
+        with asking(moved, key_env="TEST_KEY") as (client, server):
+            with pytest.raises(EndpointError, match="write that address as url"):
+                client.post("ask", {})
+            assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+        assert other.requests == []

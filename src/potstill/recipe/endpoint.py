@@ -43,7 +43,7 @@ class Endpoint(Section):
     requests_per_minute: Positive | None = Field(None, description="rate limit")
     tokens_per_minute: Positive | None = Field(None, description="openai: rate limit, prompt and answer together")
     retries: int = Field(6, ge=0, description="further tries of a request that failed for a passing reason")
-    timeout: Positive = Field(120.0, description="seconds without an answer until a try counts as failed")
+    timeout: Positive = Field(120.0, description="seconds for the whole answer, then the try counts as failed")
     price_in: float = Field(0.0, ge=0, description="openai: money for a million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="openai: money for a million answer tokens")
     spend_limit: Positive | None = Field(

@@ -5,7 +5,6 @@ Everything here is a pure function of plain data but `ask`, which sends one requ
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,16 @@ from string import Formatter
 from typing import Any
 
 from potstill.core.errors import UsageError, did_you_mean
-from potstill.teachers.http import HttpClient, RefusedError
+from potstill.teachers.http import HttpClient, RefusedError, shown
 from potstill.teachers.spend import Spend, Usage
 
 PATH = "chat/completions"
 OURS = ("model", "messages", "max_tokens", "logprobs", "top_logprobs", "stream", "n")
 """Parameters of a request that are set here, so that others must not set them."""
 _MOST_TOKENS = 10**9
+_BYTES_AROUND, _BYTES_PER_TOKEN = 4_000_000, 1_000
+_LONGEST_TOKEN = 10_000
+_SHOWN = 200
 _TEMPLATE_TOKENS = 64
 """Tokens that a server may put around the messages, at most, for the worst case of a spend limit."""
 
@@ -189,6 +191,12 @@ def worst_case(body: Mapping[str, Any]) -> Usage:
     return Usage(prompt + _TEMPLATE_TOKENS, int(longest))
 
 
+def _most_bytes(body: Mapping[str, Any]) -> int:
+    """Return how long an answer may be: each token and each of its alternatives, generously, and what stands around."""
+    longest = int(body.get("max_completion_tokens", body.get("max_tokens", 0)))
+    return _BYTES_AROUND + longest * (1 + int(body.get("top_logprobs", 0))) * _BYTES_PER_TOKEN
+
+
 def read_answer(payload: Any, worst: Usage) -> ChatAnswer:
     """Return the answer that a server's JSON holds.
 
@@ -206,11 +214,11 @@ def read_answer(payload: Any, worst: Usage) -> ChatAnswer:
         choice = payload["choices"][0]
         message = choice["message"]
         text = message.get("content")
-        finish = str(choice.get("finish_reason") or "unknown")
+        finish = str(choice.get("finish_reason") or "unknown")[:_SHOWN]
         places = (choice.get("logprobs") or {}).get("content")
     except (KeyError, IndexError, TypeError, AttributeError):
-        shown = json.dumps(payload, ensure_ascii=False)[:200]
-        raise UnusableError(f"The answer is not a chat completion: no choices[0].message in {shown}.", cost) from None
+        said = shown(payload)
+        raise UnusableError(f"The answer is not a chat completion: no choices[0].message in {said}.", cost) from None
     if finish == "content_filter":
         raise UnusableError("The server's content filter stopped the answer (finish_reason content_filter).", cost)
     if not isinstance(text, str):
@@ -219,9 +227,8 @@ def read_answer(payload: Any, worst: Usage) -> ChatAnswer:
         raise UnusableError(f"{words} (finish_reason {finish})", cost)
     try:
         tokens = tuple(map(_token, places)) if places else None
-    except (KeyError, TypeError, ValueError):
-        shown = json.dumps(places, ensure_ascii=False)[:200]
-        raise UnusableError(f"The answer's log-probabilities cannot be read: {shown}.", cost) from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise UnusableError(f"The answer's log-probabilities cannot be read: {shown(places)}.", cost) from None
     if usage is not None:
         return ChatAnswer(text, finish, tokens, usage)
     tokens_out = worst.tokens_out if tokens is None else len(tokens)
@@ -263,7 +270,7 @@ def ask(
     with spend.reserve(worst) as reservation:
         if on_send is not None:
             on_send()
-        payload = client.post(PATH, body, tokens=guess, on_lost=lost)
+        payload = client.post(PATH, body, tokens=guess, on_lost=lost, most_bytes=_most_bytes(body))
         try:
             answer = read_answer(payload, worst)
         except UnusableError as error:
@@ -291,15 +298,21 @@ def _token(place: Mapping[str, Any]) -> Token:
 
 
 def _bytes(place: Mapping[str, Any]) -> bytes:
-    found = place.get("bytes")
-    return str(place["token"]).encode("utf-8", "surrogatepass") if found is None else bytes(found)
+    given = place.get("bytes")
+    if given is None:
+        return str(place["token"])[:_LONGEST_TOKEN].encode("utf-8", "surrogatepass")
+    # Not a number: bytes(10**11) is as many zeros.
+    if not isinstance(given, list) or len(given) > _LONGEST_TOKEN:
+        raise ValueError("not the bytes of a token")
+    return bytes(given)
 
 
 def _number(value: Any) -> float:
     """Return a log-probability; servers write -9999 or null for less than they can tell."""
     number = -9999.0 if value is None else float(value)
-    if math.isnan(number):
-        raise ValueError("not a number")
+    # Rounding may bring a certain token a little above 0, and nothing more.
+    if isinstance(value, bool) or math.isnan(number) or number > 0.01:
+        raise ValueError("no log-probability")
     return min(0.0, max(-9999.0, number))
 
 

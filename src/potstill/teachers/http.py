@@ -7,12 +7,14 @@ from the environment, sent, and never shown.
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.core.optional import require
+from potstill.teachers.deadline import bound, until
 from potstill.teachers.pace import Clock, Pace
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ _PASSING = frozenset({408, 409, 425, 429})
 _OF_THE_SAMPLE = frozenset({400, 413, 414, 422})
 _LONGEST_PAUSE = 600.0
 _SHOWN = 400
+MOST_BYTES = 1 << 25
+"""Bytes of an answer that are read where the request does not say how long it may be."""
 _JITTER = random.SystemRandom()
 _HINTS = {
     401: "The key is missing or wrong: name the environment variable that holds it as key_env.",
@@ -46,12 +51,42 @@ class RefusedError(EndpointError):
     """The server refuses this request, or its answer cannot be used; others may be answered."""
 
 
+class TooLongError(RefusedError):
+    """The server answered more than the answer can be; it was read no further."""
+
+
 class UnreachableError(EndpointError):
     """The last of all tries failed for a reason that may pass."""
 
 
 class StoppedError(EndpointError):
     """The client was stopped while the request waited; it was not sent."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a server answered, read whole and no longer than it may be."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The answer as text."""
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Return the answer as plain data.
+
+        Raises:
+            ValueError: it is no JSON, or nested without end.
+
+        """
+        try:
+            return json.loads(self.content)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 @dataclass(frozen=True)
@@ -63,7 +98,7 @@ class Limits:
         requests_per_minute: rate limit, spread evenly; None for none.
         tokens_per_minute: rate limit of prompt and answer together; None for none.
         retries: further tries of a request that failed for a passing reason.
-        timeout: seconds without a byte until a try counts as failed.
+        timeout: seconds until a try counts as failed, from its beginning to the answer's last byte.
         backoff: seconds before the first further try; doubled each time, up to a minute, and shortened by chance.
 
     """
@@ -118,12 +153,13 @@ class HttpClient:
         self._slots = BoundedSemaphore(limits.concurrency)
         try:
             self._client: httpx.Client = self._httpx.Client(
-                headers=filled,
+                headers={"Accept-Encoding": "identity", **filled},
                 timeout=limits.timeout,
                 limits=self._httpx.Limits(
                     max_connections=limits.concurrency, max_keepalive_connections=limits.concurrency
                 ),
             )
+            bound(self._client)
         except (UnicodeError, ValueError, TypeError):
             raise UsageError("A header or the API key holds characters that HTTP headers cannot hold.") from None
 
@@ -132,7 +168,13 @@ class HttpClient:
         return self.request("GET", path, read=self._json)
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, tokens: float = 0.0, on_lost: Callable[[], None] | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        tokens: float = 0.0,
+        on_lost: Callable[[], None] | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> Any:
         """Send ``body`` as JSON and return the JSON that comes back.
 
@@ -141,14 +183,17 @@ class HttpClient:
             body: plain data.
             tokens: how many the request will cost, about, for the rate limit.
             on_lost: called after each try that was sent and not answered: the server may have counted it.
+            most_bytes: the longest answer that is read.
 
         Raises:
-            RefusedError: this body is refused (400, 413, 422).
+            RefusedError: this body is refused (400, 413, 422), or its answer is too long.
             EndpointError: the server refuses everything (wrong key, model or address).
             UnreachableError: all tries failed.
 
         """
-        return self.request("POST", path, json=body, tokens=tokens, on_lost=on_lost, read=self._json)
+        return self.request(
+            "POST", path, json=body, tokens=tokens, on_lost=on_lost, most_bytes=most_bytes, read=self._json
+        )
 
     def request(
         self,
@@ -160,7 +205,8 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         tokens: float = 0.0,
         on_lost: Callable[[], None] | None = None,
-        read: Callable[[Any, str], Any] | None = None,
+        most_bytes: int = MOST_BYTES,
+        read: Callable[[Response, str], Any] | None = None,
     ) -> Any:
         """Send one request, again where that may help, and return the response or what ``read`` makes of it."""
         address = f"{self.url}/{path.lstrip('/')}"
@@ -172,17 +218,19 @@ class HttpClient:
                 if self._stop.is_set():
                     raise StoppedError(f"{self._shown(address)}: stopped before the request was sent.")
                 try:
-                    response = self._client.request(method, address, headers=headers, **options)
+                    response = self._answer(method, address, most_bytes, headers=headers, **options)
                     if 200 <= response.status_code < 300:
                         return response if read is None else read(response, path)
                     problem = self._problem(response, address)
                     pause = _retry_after(response.headers)
                 except (self._httpx.TransportError, self._httpx.DecodingError) as error:
                     problem = self._lost(error, address, on_lost)
-                except _UnreadableError as error:
+                except (_UnreadableError, TooLongError) as error:
                     problem = str(error)
                     if on_lost is not None:
                         on_lost()
+                    if isinstance(error, TooLongError):
+                        raise
                 except (self._httpx.HTTPError, self._httpx.InvalidURL, UnicodeError) as error:
                     raise EndpointError(f"{self._shown(address)}: {type(error).__name__}.") from None
             if attempt == self.limits.retries:
@@ -210,6 +258,40 @@ class HttpClient:
             text = text.replace(secret, "***")
         return text
 
+    def _answer(self, method: str, address: str, most_bytes: int, **options: Any) -> Response:
+        """Send one request and read its answer, both within the time and the length that they may take."""
+        with until(self.limits.timeout), self._client.stream(method, address, **options) as response:
+            content = bytearray()
+            for chunk in self._decoded(response, most_bytes, address):
+                content += chunk
+                if len(content) > most_bytes:
+                    raise TooLongError(
+                        f"{self._shown(address)} answered more than {most_bytes:,} bytes, which is more than the "
+                        "answer to this request can be. The rest was not read."
+                    )
+            return Response(response.status_code, dict(response.headers), bytes(content))
+
+    def _decoded(self, response: httpx.Response, most_bytes: int, address: str) -> Iterator[bytes]:
+        """Yield a response's bytes; a compressed one is never unpacked further than it may be long."""
+        packed = response.headers.get("content-encoding", "identity").strip().lower()
+        if packed in ("identity", ""):
+            yield from response.iter_raw()
+            return
+        if packed not in ("gzip", "deflate"):
+            raise _UnreadableError(
+                f"{self._shown(address)} answered in the encoding '{packed}', which was not asked for."
+            )
+        unpacking = zlib.decompressobj(47 if packed == "gzip" else zlib.MAX_WBITS)
+        try:
+            for chunk in response.iter_raw():
+                yield unpacking.decompress(chunk, most_bytes + 1)
+                if unpacking.unconsumed_tail:
+                    yield bytes(most_bytes + 1)
+        except zlib.error as error:
+            raise _UnreadableError(
+                f"{self._shown(address)} answered something that cannot be unpacked: {error}."
+            ) from None
+
     def _secret(self, name: str, asked_by: str) -> str:
         value = os.environ.get(name, "").strip()
         if not value:
@@ -223,7 +305,7 @@ class HttpClient:
     def _shown(self, address: str) -> str:
         return self.hide(_shown_url(address))
 
-    def _problem(self, response: httpx.Response, address: str) -> str:
+    def _problem(self, response: Response, address: str) -> str:
         """Return what is wrong if it may pass; raise if it will not."""
         status = response.status_code
         said, code = _said(response)
@@ -250,7 +332,7 @@ class HttpClient:
         words = self.hide(str(error)) or type(error).__name__
         return f"{self._shown(address)} could not be asked: {words}."
 
-    def _json(self, response: httpx.Response, path: str) -> Any:
+    def _json(self, response: Response, path: str) -> Any:
         try:
             return response.json()
         except (ValueError, UnicodeError):
@@ -265,13 +347,21 @@ class _UnreadableError(EndpointError):
     """The answer is not JSON; perhaps it was cut."""
 
 
+def shown(value: Any) -> str:
+    """Return the beginning of what a server said, for an error."""
+    try:
+        return json.dumps(value, ensure_ascii=False)[:200]
+    except (ValueError, RecursionError):
+        return "something that is nested too deeply"
+
+
 def _shown_url(url: str) -> str:
     """Return an address without user, password and query, where secrets may stand."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def _said(response: httpx.Response) -> tuple[str, str]:
+def _said(response: Response) -> tuple[str, str]:
     """Return the server's message and its error code, as OpenAI-compatible and inference servers write them."""
     try:
         body = response.json()
@@ -295,6 +385,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -6,6 +6,7 @@ Shape legend: b samples asked about, ``...`` the shape of one sample.
 from __future__ import annotations
 
 import json
+import math
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,12 @@ import numpy as np
 
 from potstill.core import fingerprint
 from potstill.core.errors import TeacherError, did_you_mean
-from potstill.teachers.http import EndpointError, HttpClient, Limits, RefusedError
+from potstill.teachers.http import MOST_BYTES, EndpointError, HttpClient, Limits, RefusedError, shown
 
 Array = np.ndarray[Any, Any]
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY = "binary_tensor_data"
+_UNKNOWN_NUMBERS, _BYTES_PER_NUMBER = 100_000, 40
 _TYPES: Mapping[str, str] = {
     "BOOL": "?",
     **{
@@ -141,7 +143,7 @@ def open_inference_ask(
         concurrency: requests under way at once.
         requests_per_minute: rate limit; None for none.
         retries: further tries of a request that failed for a passing reason.
-        timeout: seconds without an answer until a try counts as failed.
+        timeout: seconds for the whole answer, then the try counts as failed.
 
     """
     limits = Limits(concurrency, requests_per_minute, None, retries, timeout)
@@ -235,7 +237,7 @@ class _Connection:
         path = f"{self._path}/infer"
         if not self.facts.binary:
             body = {"inputs": [{**described, "data": values.ravel().tolist()}], "outputs": outputs}
-            return self._read(self._client.post(path, body), b"")
+            return self._read(self._client.post(path, body, most_bytes=self._most_bytes(values)), b"")
         raw = values.tobytes()
         head = json.dumps(
             {
@@ -248,14 +250,25 @@ class _Connection:
             path,
             content=head + raw,
             headers={_HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"},
+            most_bytes=self._most_bytes(values),
         )
-        length = response.headers.get(_HEADER_LENGTH)
+        length = response.headers.get(_HEADER_LENGTH.lower())
         content: bytes = response.content
-        end = len(content) if length is None else int(length)
         try:
+            end = len(content) if length is None else int(length)
+            if not 0 <= end <= len(content):
+                raise ValueError(f"its head is said to be {end} bytes long, of {len(content)}")
             return self._read(json.loads(content[:end]), content[end:])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RefusedError(f"The model {self._model.model} answered something unreadable: {error}.") from None
+
+    def _most_bytes(self, values: Array) -> int:
+        """Return how long an answer to these samples may be, in numbers that are written out."""
+        numbers = 0
+        for tensor in self._outputs:
+            of_one = [size for size in tensor.shape[1:] if size > 0]
+            numbers += len(values) * (math.prod(of_one) if -1 not in tensor.shape[1:] else _UNKNOWN_NUMBERS)
+        return MOST_BYTES + numbers * _BYTES_PER_NUMBER
 
     def _read(self, answer: Any, raw: bytes) -> dict[str, Array]:
         """Return the outputs by name, in the order of the model's description."""
@@ -270,11 +283,10 @@ class _Connection:
                     values, raw = np.frombuffer(raw[:size], dtype=dtype), raw[size:]
                 found[one["name"]] = values.reshape(one["shape"]).copy()
             return {one.name: found[one.name] for one in self._outputs}
-        except (KeyError, TypeError, ValueError) as error:
-            shown = json.dumps(answer)[:200]
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RefusedError(
                 f"The model {self._model.model} did not answer as the protocol says ({type(error).__name__}: {error}): "
-                f"{shown}"
+                f"{shown(answer)}"
             ) from None
 
 
@@ -298,9 +310,9 @@ def _facts(answer: Any, server: Any, version: str) -> Facts:
             _tensors(answer["outputs"]),
             _BINARY in extensions,
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise EndpointError(
-            f"The server does not describe its model as the Open Inference Protocol says: {json.dumps(answer)[:200]}"
+            f"The server does not describe its model as the Open Inference Protocol says: {shown(answer)}"
         ) from None
 
 
