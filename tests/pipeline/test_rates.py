@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
-from potstill.core.errors import DivergedError
+from potstill.core.errors import DivergedError, UsageError
 from potstill.core.files import read_json
+from potstill.data import load
+from potstill.evaluation import predict
 from potstill.models import Preprocessor
 from potstill.models.zoo.small import mlp
 from potstill.objective import preset
 from potstill.pipeline import plan, run
 from potstill.pipeline.build import build_job
+from potstill.pipeline.judging import chosen_by
 from potstill.pipeline.keys import keys
 from potstill.pipeline.processes import start
 from potstill.pipeline.racing import FILE, Race, clear_others, run_race, tried_rates
@@ -23,9 +29,11 @@ from potstill.pipeline.stages import train_student
 from potstill.recipe.schema import Training
 from potstill.recipe.yaml import loads
 from potstill.training import Result, train
+from potstill.training.history import read
 
 RECIPE = """
 task: classification
+metric: auc
 data: {train: digits}
 teacher: {model: mlp, args: {hidden: [16]}, train: {epochs: 3, batch_size: 64}}
 student: {model: mlp, args: {hidden: [8]}}
@@ -117,6 +125,17 @@ def test_each_arm_is_raced_at_equal_cost_and_trained_as_if_its_choice_were_fixed
     ours = load_file(out / "seeds/0/alone/weights.safetensors")
     theirs = load_file(tmp_path / "fixed" / "weights.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    job_data, model = job.data.validation, job.make_student(0)
+    model.load_state_dict(ours)
+    outputs = predict(model, job_data, preprocess=job.student_preprocess, batch_size=64, device=torch.device("cpu"))
+    area = roc_auc_score(job_data.targets, softmax(outputs, axis=1), multi_class="ovr")
+    result, history = (out / "seeds/0/alone" / name for name in ("result.json", "history.jsonl"))
+    assert read_json(result)["best_validation"] == pytest.approx(area, abs=1e-6)
+    scores = [row["validation_metric"] for row in read(history)]
+    assert read_json(result)["best_validation"] == max(scores)
+    assert read_json(result)["best_epoch"] == 1 + int(np.argmax(scores))
+    assert done.evaluation.headline_metric == "auc"
+    assert "Rates tried and chosen" in done.report.read_text()
     assert {one["arm"] for one in done.summary()["rates"]} == {"teacher", "alone", "distilled"}
     again = plan(recipe, out=out).stages
     assert all(stage.reused for stage in again if stage.name.startswith("rates"))
@@ -150,3 +169,30 @@ def test_a_training_too_short_to_try_rates_takes_the_usual_ones_and_says_so(tmp_
     assert "too short to try rates" in race.what
     run_race(race, tmp_path, Attempts(), start("cpu"))
     assert (read_json(tmp_path / FILE)["chosen"], read_json(tmp_path / FILE)["tried"]) == (0, [])
+
+
+def test_the_metric_is_part_of_a_students_key_and_must_be_one_of_the_task() -> None:
+    def students(metric: str) -> Any:
+        return keys(build_job(loads(RECIPE.replace("metric: auc", metric)), base=Path())).student(0, "alone")
+
+    assert students("metric: auc").key != students("").key
+    assert students("metric: accuracy").key == students("").key
+    with pytest.raises(UsageError, match=r"rmse is no metric of a classification: use one of accuracy, balanced"):
+        loads(RECIPE.replace("auc", "rmse"))
+    with pytest.raises(UsageError, match="expected 'accuracy'"):
+        loads(RECIPE.replace("auc", "f1"))
+
+
+def test_errors_of_a_regression_are_judged_in_the_targets_units_and_lower_is_better() -> None:
+    random = np.random.default_rng(0)
+    targets = 5e4 + 20 * random.normal(size=60).astype(np.float32)
+    data = load((random.normal(size=(60, 3)).astype(np.float32), targets), task="regression")
+    recipe = loads("task: regression\nmetric: rmse\ndata: {train: x.csv}\nteacher: null\nstudent: {model: mlp}\n")
+    metric = chosen_by(recipe, data)
+    assert metric is not None
+    assert not metric.higher_is_better
+    learnt = data.to_learn().validation.targets
+    off = learnt + 0.5 * np.where(np.arange(len(learnt)) % 2, 1.0, -1.0)
+    expected = 0.5 * data.train.targets.astype(np.float64).std()
+    assert metric.score(off[:, None], learnt) == pytest.approx(expected, rel=1e-6)
+    assert chosen_by(recipe.model_copy(update={"metric": "r2"}), data) is None

@@ -21,7 +21,7 @@ from potstill.losses import cross_entropy, forward_kl
 from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term, preset
 from potstill.recipe.schema import Augment, Training
-from potstill.training import loop, train
+from potstill.training import Metric, learning_rate_at, loop, still_rises, train
 from potstill.training.setup import smoothed
 from potstill.training.validate import Validation, r2
 
@@ -321,3 +321,58 @@ def test_bfloat16_trains_in_float32_weights(toys: ModuleType, tmp_path: Path) ->
     student, result = run(toys, tmp_path, data=toys.image_data(60, 30), precision="bfloat16", epochs=10, augment=None)
     assert result.best_validation > 0.8
     assert all(p.dtype == torch.float32 for p in student.parameters())
+
+
+def test_the_metric_that_is_asked_for_chooses_the_weights_whichever_way_is_good(
+    toys: ModuleType, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    made_up = [3.0, 1.0, 2.0, 1.0]
+
+    def score(outputs: np.ndarray, targets: np.ndarray) -> float:
+        assert outputs.shape == (12, 3)
+        assert sorted(targets.tolist()) == sorted(toys.image_data().validation.targets.tolist())
+        seen.append(1)
+        return made_up[len(seen) - 1]
+
+    for higher, epoch in ((True, 1), (False, 2)):
+        seen.clear()
+        result = train(
+            toys.net(), toys.image_data(), objective=preset("alone", "classification"), preprocess=Preprocessor(),
+            settings=Training(epochs=4, batch_size=8, learning_rate=1e-6), folder=tmp_path / str(higher), seed=0,
+            metric=Metric("made up", score, higher_is_better=higher), device="cpu",
+        )  # fmt: skip
+        losses = [row["validation_loss"] for row in rows(result.history.parent)]
+        tied = 2 if losses[1] <= losses[3] else 4
+        assert result.best_epoch == (epoch if higher else tied)
+        assert result.best_validation == made_up[result.best_epoch - 1]
+
+
+def test_a_training_of_so_many_steps_ends_there_with_its_schedule_complete(toys: ModuleType, tmp_path: Path) -> None:
+    result = train(
+        toys.net(), toys.image_data(), objective=preset("alone", "classification"), preprocess=Preprocessor(),
+        settings=Training(epochs=30, batch_size=8, learning_rate=0.1), folder=tmp_path, seed=0, device="cpu", steps=6,
+    )  # fmt: skip
+    assert (result.steps, result.stopped, result.epochs) == (6, "finished", 1.5)  # four steps an epoch
+    settings = Training(optimizer="sgd", learning_rate=0.1)
+    assert rows(result.history.parent)[-1]["learning_rate"] == pytest.approx(learning_rate_at(5.5 / 6, settings))
+
+
+@pytest.mark.parametrize(
+    ("scores", "how", "rising"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], {}, True),
+        ([0.5, 0.6, 0.8, 0.7], {}, False),
+        ([0.9, 0.95, 0.96, 0.961], {}, False),
+        ([0.5, 0.8, 0.9, 0.91], {"samples": 100}, False),
+        ([0.5, 0.8, 0.9, 0.95], {"samples": 1000}, True),
+        ([3.0, 2.0, 1.5, 1.2], {"higher_is_better": False, "perfect": 0.0}, True),
+        ([3.0, 2.0, 1.2, 1.5], {"higher_is_better": False, "perfect": 0.0}, False),
+        ([0.1, 0.9], {}, True),
+        ([0.1], {}, False),
+        ([0.5, None, 0.7, 0.8], {}, False),
+        ([0.1] * 4 + [0.5] * 4 + [0.6, 0.6, 0.6, 0.9], {}, True),
+    ],
+)
+def test_a_curve_that_rises_to_its_end_is_told_from_one_that_is_flat_or_chance(scores, how, rising: bool) -> None:
+    assert still_rises(scores, **how) is rising

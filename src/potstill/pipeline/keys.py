@@ -18,7 +18,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.inputs import Inputs, settings_of
 from potstill.pipeline.racing import Race, student_race, teacher_races
-from potstill.recipe.schema import Member, Model, Teacher
+from potstill.recipe.schema import METRICS, Member, Model, Teacher
 
 Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
@@ -188,6 +188,7 @@ class Keys:
             **settings_of(section.preprocess, f"{place}.preprocess"),
             **settings_of(section.train, f"{place}.train", without=_NOT_IN_WEIGHTS),
             **({f"{place}.classes": section.classes} if isinstance(section, Member) else {}),
+            **_judged(self.job),
         }
         return self._model("the teacher", number, make, _written(section)) | self._data() | Inputs(settings)
 
@@ -222,6 +223,7 @@ class Keys:
             **settings_of(recipe.student.preprocess, "student.preprocess"),
             **training,
             "seed of the student": seed,
+            **_judged(job),
         }
         written = [*_written(recipe.student), job.given.student]
         common = self._data() | Inputs(settings)
@@ -277,6 +279,12 @@ def _named_functions(objective: Any) -> list[str]:
     sections = objective if isinstance(objective, list) else []
     names = [name for section in sections for name in (section.loss, section.head, section.transform)]
     return [name for name in names if name and ":" in name]
+
+
+def _judged(job: Job) -> dict[str, Any]:
+    """Return the metric that chooses checkpoints, where it is not the task's own."""
+    metric = job.recipe.judged_by
+    return {} if metric == METRICS[job.recipe.task][0] else {"metric": metric}
 
 
 def _deployed(job: Job, seed: int) -> nn.Module:

@@ -22,6 +22,7 @@ from potstill.pipeline import stages
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.facts import as_pictures
+from potstill.pipeline.judging import higher_is_better, rises_still
 from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
 from potstill.pipeline.makers import preprocessor
 from potstill.recipe.schema import Budget, Recipe
@@ -55,7 +56,8 @@ def trained_learner(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:
 def best_seed(job: Job, out: Path) -> int:
     """Return the seed whose distilled student is best on validation: the one that is exported."""
     results = {seed: read_json(out / stage_folder(seed, "distilled") / "result.json") for seed in seeds(job)}
-    return max(results, key=lambda seed: (results[seed]["best_validation"], -seed))
+    sign = 1.0 if higher_is_better(job.recipe) else -1.0
+    return max(results, key=lambda seed: (sign * results[seed]["best_validation"], -seed))
 
 
 def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
@@ -161,9 +163,27 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         shown_seed=exported["seed"],
         others={name.removeprefix(OTHER): found[name] for name in found if name.startswith(OTHER)},
         limits=_limits(recipe.budget, exported["files"]),
+        metric=recipe.judged_by,
+        warnings=still_improving(out, recipe, numbers),
     )
     write_json(out / "evaluation.json", result.to_json())
     return result
+
+
+def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[str]:
+    """Return, in words, which students might be better after a longer training: those of most seeds ended rising."""
+    validation = read_json(out / "data.json")["validation"]
+    found = []
+    for kind in KINDS:
+        files = [out / stage_folder(seed, kind) / "history.jsonl" for seed in numbers]
+        rising = [rises_still(recipe, file, validation) for file in files if file.exists()]
+        if rising and 2 * sum(rising) > len(rising):
+            found.append(
+                f"The student {kind} was still improving when its training ended, in {sum(rising)} of {len(rising)} "
+                "trainings: its last epoch is its best, and clearly better than a quarter before. Train longer "
+                "(training.epochs) before you compare."
+            )
+    return found
 
 
 def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:

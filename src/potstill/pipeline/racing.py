@@ -21,10 +21,11 @@ from potstill.core.errors import DivergedError
 from potstill.core.files import read_json, write_json
 from potstill.data import Data, num_batches, only_classes
 from potstill.pipeline.build import Job
+from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.stage_runner import Training as Stage
-from potstill.recipe.schema import AnyModel, Training
+from potstill.recipe.schema import AnyModel, Recipe, Training
 from potstill.training import Result, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
 from potstill.training.schedule import peak_learning_rate
@@ -44,6 +45,7 @@ class Race:
         count: how many of them are tried; fewer than two where the training is too short to try any.
         steps: of each candidate that is tried.
         total: steps of the training that they are for.
+        higher_is_better: which way the metric is good.
         judged_on: validation samples of which the metric is a share; None for a metric of another kind.
 
     """
@@ -53,6 +55,7 @@ class Race:
     count: int
     steps: int
     total: int
+    higher_is_better: bool = True
     judged_on: int | None = None
 
     @property
@@ -79,13 +82,14 @@ class Race:
         return [tried, self.steps]
 
 
-def race(arm: str, settings: Training, model: nn.Module, *, trained: bool, data: Data) -> Race | None:
+def race(arm: str, settings: Training, model: nn.Module, *, recipe: Recipe, trained: bool, data: Data) -> Race | None:
     """Return the race of one training, or None where the recipe leaves nothing open.
 
     Args:
         arm: what it is for.
         settings: of the recipe.
         model: to be trained.
+        recipe: whose metric decides.
         trained: whether it comes with weights.
         data: it is trained on.
 
@@ -95,8 +99,8 @@ def race(arm: str, settings: Training, model: nn.Module, *, trained: bool, data:
     total = settings.epochs * num_batches(len(data.train), settings.batch_size)
     found = candidates(settings, model, trained=trained)
     count, steps = steps_of_each(len(found), total)
-    judged_on = len(data.validation) if data.task == "classification" else None
-    return Race(arm, found, count, steps, total, judged_on)
+    judged_on = len(data.validation) if is_share(recipe) else None
+    return Race(arm, found, count, steps, total, higher_is_better(recipe), judged_on)
 
 
 def training_settings(job: Job, kind: str = "distilled") -> Training:
@@ -114,7 +118,7 @@ def student_race(job: Job, arm: str) -> Race | None:
     """
     settings = training_settings(job, arm)
     trained = job.recipe.student.weights is not None
-    return race(arm, settings, job.make_student(job.recipe.seed), trained=trained, data=job.data)
+    return race(arm, settings, job.make_student(job.recipe.seed), recipe=job.recipe, trained=trained, data=job.data)
 
 
 def teacher_races(job: Job) -> dict[str, Race | None]:
@@ -127,7 +131,14 @@ def teacher_races(job: Job) -> dict[str, Race | None]:
             data = job.data if member.classes is None else only_classes(job.data, member.classes)
             sections[f"teacher {index + 1}"] = member, job.make_member(index), data
     return {
-        name: race(name, section.train or Training(), model, trained=section.weights is not None, data=data)
+        name: race(
+            name,
+            section.train or Training(),
+            model,
+            recipe=job.recipe,
+            trained=section.weights is not None,
+            data=data,
+        )
         for name, (section, model, data) in sections.items()
     }
 
@@ -179,7 +190,8 @@ def run_race(race: Race, folder: Path, attempt: Attempt, accelerator: Accelerato
         on_main(accelerator, partial(_write, race, tried, file))
         on_main(accelerator, partial(shutil.rmtree, place, ignore_errors=True))
         number += 1
-    chosen = best([Tried(**one) for one in tried], samples=race.judged_on) if tried else 0
+    ended = [Tried(**one) for one in tried]
+    chosen = best(ended, higher_is_better=race.higher_is_better, samples=race.judged_on) if ended else 0
     on_main(accelerator, partial(_write, race, tried, file, chosen))
 
 

@@ -25,6 +25,7 @@ from potstill.objective import preset
 from potstill.objective.sampling import biased_terms
 from potstill.pipeline import low_rank
 from potstill.pipeline.build import Job, example_batch
+from potstill.pipeline.judging import chosen_by
 from potstill.pipeline.keys import Keys, Kind
 from potstill.pipeline.makers import located, preprocessor
 from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
@@ -65,6 +66,7 @@ def train_teacher(
         label=label,
         accelerator=accelerator,
         steps=steps,
+        metric=chosen_by(job.recipe, job.data),
     )
 
 
@@ -93,6 +95,7 @@ def train_member(
         label=label or f"teacher {index + 1}",
         accelerator=accelerator,
         steps=steps,
+        metric=chosen_by(job.recipe, job.data),
     )
 
 
@@ -142,6 +145,7 @@ def train_student(
         label=label or f"{kind}, seed {seed}",
         accelerator=accelerator,
         steps=steps,
+        metric=chosen_by(job.recipe, job.data),
     )
 
 

@@ -14,6 +14,12 @@ from potstill.recipe.section import Fraction, Positive, Precision, Section
 from potstill.recipe.storage import Store
 
 Task = Literal["classification", "regression"]
+Metric = Literal["accuracy", "balanced_accuracy", "auc", "macro_f1", "nll", "r2", "rmse", "mae"]
+METRICS: dict[Task, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "balanced_accuracy", "auc", "macro_f1", "nll"),
+    "regression": ("r2", "rmse", "mae"),
+}
+"""What a task can be judged by; the first is the default."""
 Answers = Literal["logits", "probabilities", "labels", "values"]
 
 
@@ -416,6 +422,9 @@ class Recipe(Section):
     """Everything one run needs."""
 
     task: Task = "classification"
+    metric: Metric | None = Field(
+        None, description="what chooses checkpoints and rates and what the verdict is about; accuracy or r2 when absent"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     seeds: int = Field(1, ge=1, description="how many students are trained, alone and distilled")
     device: str = Field("auto", description="'auto', 'cpu' or 'cuda'")
@@ -443,6 +452,18 @@ class Recipe(Section):
     store: Store = Store()
     evaluation: Evaluation = Evaluation()
     export: Export = Export()
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric that chooses checkpoints and that the verdict is about."""
+        return self.metric or METRICS[self.task][0]
+
+    @model_validator(mode="after")
+    def _metric_of_the_task(self) -> Recipe:
+        usable = METRICS[self.task]
+        if self.judged_by not in usable:
+            raise ValueError(f"metric: {self.metric} is no metric of a {self.task}: use one of {', '.join(usable)}")
+        return self
 
     @model_validator(mode="after")
     def _together(self) -> Recipe:

@@ -14,6 +14,7 @@ import yaml
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import read_json
 from potstill.evaluation import EvaluationResult
+from potstill.report.numbers import main_metric
 
 Record = Mapping[str, Any]
 
@@ -39,6 +40,7 @@ class RunFiles:
     data: Record | None
     evaluation: EvaluationResult | None
     trained: tuple[Trained, ...]
+    rates: tuple[Record, ...]  # what was tried before each training, and chosen; none where all rates were fixed
     exported: tuple[Record, ...]
     warnings: tuple[str, ...] | None  # what the run warned of; None in a folder that does not say
     samples: np.ndarray[Any, Any] | None  # (n, h, w, c) uint8 or (n, ...) float, in the order of the disagreements
@@ -52,6 +54,11 @@ class RunFiles:
     def task(self) -> str:
         """``classification`` or ``regression``."""
         return str(self.run.get("task") or self.recipe.get("task") or "classification")
+
+    @property
+    def metric(self) -> str:
+        """The metric that chose checkpoints and rates."""
+        return str(self.recipe.get("metric") or main_metric(self.task))
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -82,6 +89,7 @@ def read_run(folder: Path) -> RunFiles:
         data=_json(folder / "data.json"),
         evaluation=None if evaluation is None else EvaluationResult.from_json(evaluation),
         trained=tuple(_all_trained(folder)),
+        rates=tuple(filter(None, map(_json, sorted((folder / "rates").glob("*/rates.json"))))),
         exported=tuple(parity.get("files", ())),
         warnings=None if warnings is None else tuple(map(str, warnings)),
         samples=_samples(folder / "disagreements.npz"),

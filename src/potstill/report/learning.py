@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,16 @@ class TrainingRow:
 
 
 @dataclass(frozen=True)
+class RatesRow:
+    """What was tried before one training, and what was chosen."""
+
+    arm: str
+    chosen: str
+    tried: str
+    steps: str
+
+
+@dataclass(frozen=True)
 class Learning:
     """The section on training."""
 
@@ -37,15 +48,36 @@ class Learning:
     rows: tuple[TrainingRow, ...]
     metric: str
     models: tuple[str, ...]
+    rates: tuple[RatesRow, ...]
 
 
 def learning(files: RunFiles) -> Learning | None:
     """Return the section on training, or None when nothing was trained in this run."""
     if not files.trained:
         return None
-    name = numbers.main_metric(files.task)
+    name = files.metric
     models = tuple(dict.fromkeys(one.model for one in files.trained))
-    return Learning(tuple(_figures(files, name)), tuple(_rows(files, name)), numbers.in_prose(name), models)
+    rates = tuple(_rates(files, name))
+    return Learning(tuple(_figures(files, name)), tuple(_rows(files, name)), numbers.in_prose(name), models, rates)
+
+
+def _rates(files: RunFiles, name: str) -> list[RatesRow]:
+    rows = []
+    for race in files.rates:
+        tried = race.get("tried") or ()
+        said = [
+            f"{_setting(one)}: "
+            + ("diverged" if one.get("validation") is None else numbers.score(name, numbers.finite(one["validation"])))
+            for one in tried
+        ]
+        steps = f"{tried[0].get('steps')} of {race.get('training_steps')}" if tried else numbers.DASH
+        rows.append(RatesRow(str(race.get("arm")), _setting(race), ", ".join(said) or "too short to try any", steps))
+    return rows
+
+
+def _setting(record: Mapping[str, Any]) -> str:
+    rate = numbers.finite(record.get("learning_rate"))
+    return f"{record.get('optimizer')} {numbers.DASH if rate is None else format(rate, 'g')}"
 
 
 def _rows(files: RunFiles, name: str) -> list[TrainingRow]:
@@ -100,12 +132,13 @@ def _figures(files: RunFiles, name: str) -> list[Figure]:
     scores = curve(files, "validation_metric")
     if scores:
         domain = close_up(scores)
+        best = "lowest" if metric.better == "lower" else "highest"
         cut = " The first epochs lie below the drawn range." if domain else ""
         found.append(
             draw(
                 "validation",
                 f"{metric.label} on the validation split",
-                f"Each line is one training. The epoch with the highest value is the one that is kept.{cut}",
+                f"Each line is one training. The epoch with the {best} value is the one that is kept.{cut}",
                 f"Validation {numbers.in_prose(name)} by epoch. " + _ends(files, name),
                 lambda: epoch_lines(scores, kind=metric.kind, title=metric.label, domain=domain),
                 height=290,

@@ -2,21 +2,25 @@
 
 from potstill.training.average import AverageTeacher
 from potstill.training.estimate import estimate
+from potstill.training.history import still_rises
 from potstill.training.learner import made_shapes
 from potstill.training.loop import Result, train
 from potstill.training.optimiser import without_teacher
 from potstill.training.rates import is_open
 from potstill.training.schedule import learning_rate_at
 from potstill.training.setup import check_settings
+from potstill.training.validate import Metric
 
 __all__ = [
     "AverageTeacher",
+    "Metric",
     "Result",
     "check_settings",
     "estimate",
     "is_open",
     "learning_rate_at",
     "made_shapes",
+    "still_rises",
     "train",
     "without_teacher",
 ]

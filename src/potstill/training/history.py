@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +57,35 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         elif name != "step":
             flat[name] = float(value)
     return {name: value for name, value in flat.items() if math.isfinite(value)}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a finished training."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def still_rises(
+    scores: Sequence[float | None], *, higher_is_better: bool = True, perfect: float = 1.0, samples: int | None = None
+) -> bool:
+    """Return whether a training ended too early: its last epoch is its best, and clearly better than a quarter before.
+
+    Clearly is a twentieth of what there is left to gain, and one standard error for a share of samples.
+
+    Args:
+        scores: the validation metric of each epoch; None where it was not finite.
+        higher_is_better: which way the metric is good.
+        perfect: the best value there is.
+        samples: validation samples that a share is of; None for a metric of another kind.
+
+    """
+    quarter = max(1, len(scores) // 4)
+    known = [score for score in scores if score is not None]
+    if len(known) < max(2, len(scores)) or len(scores) < 2 * quarter:
+        return False
+    sign = 1.0 if higher_is_better else -1.0
+    last = known[-1]
+    if sign * last < max(sign * score for score in known):
+        return False
+    before = sum(known[-2 * quarter : -quarter]) / quarter
+    noise = math.sqrt(max(0.0, last * (1.0 - last)) / samples) if samples else 0.0
+    return sign * (last - before) > max(noise, abs(perfect - last) / 20)

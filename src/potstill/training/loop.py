@@ -52,7 +52,7 @@ from potstill.training.state import (
 )
 from potstill.training.step import NotFiniteError, take_step
 from potstill.training.track import Tracker, open_trackers
-from potstill.training.validate import Validation, validate
+from potstill.training.validate import Metric, Validation, validate
 
 NOTE_SECONDS = 0.5
 
@@ -67,7 +67,7 @@ class Result:
         epochs: passes over the training data.
         seconds: time spent, interrupted runs included.
         best_epoch: the epoch, counted from 1, that the weights are from.
-        best_validation: its validation metric: accuracy, or R2 for regression.
+        best_validation: its validation metric: the one asked for, else accuracy, or R2 for regression.
         stopped: why training ended.
         history: one JSON object per epoch.
 
@@ -101,6 +101,7 @@ def train(
     label: str = "student",
     accelerator: Accelerator | None = None,
     steps: int | None = None,
+    metric: Metric | None = None,
 ) -> Result:
     """Train ``student`` in place and leave the weights in it that were best on validation.
 
@@ -131,6 +132,7 @@ def train(
         label: shown beside the progress bar and in trackers.
         accelerator: one that exists already; made when absent.
         steps: optimiser steps in all, in the place of ``settings.epochs``; the schedule is as complete as ever.
+        metric: chooses the weights that are kept; accuracy or R2 when absent.
 
     Returns:
         where the weights are and how training went; equal on all processes.
@@ -156,6 +158,7 @@ def train(
         views=views,
         taps=taps or {},
         steps=steps,
+        metric=metric,
     )
     described = identity(student, task)
     if settings.batch_size < accelerator.num_processes:
@@ -275,9 +278,10 @@ def _close_epoch(run: Run, state: State) -> None:
             batch_size=run.task.settings.batch_size,
             accelerator=machine.accelerator,
             workers=run.task.settings.workers,
+            metric=run.task.metric,
         )
         epoch = counters.epoch + 1
-        if _is_better(validation, counters):
+        if _is_better(validation, counters, run.task.metric):
             state.best = _snapshot(machine.learner.student)
             counters = replace(counters, best_epoch=epoch, best_metric=validation.metric, best_loss=validation.loss)
     names = [term.name for term in machine.objective.terms]
@@ -389,11 +393,14 @@ def _seed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _is_better(validation: Validation, counters: Counters) -> bool:
+def _is_better(validation: Validation, counters: Counters, metric: Metric | None) -> bool:
     if not math.isfinite(validation.metric) or math.isnan(validation.loss):
         return False
-    tied = validation.metric == counters.best_metric and validation.loss < counters.best_loss
-    return validation.metric > counters.best_metric or tied
+    if not counters.best_epoch:
+        return True
+    sign = 1.0 if metric is None or metric.higher_is_better else -1.0
+    gain = sign * (validation.metric - counters.best_metric)
+    return gain > 0 or (gain == 0 and validation.loss < counters.best_loss)
 
 
 @contextmanager

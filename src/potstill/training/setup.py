@@ -35,6 +35,7 @@ from potstill.training.relations import check_batches
 from potstill.training.stages import Stage, build_stages
 from potstill.training.step import Machine
 from potstill.training.synchronise import Switch, synchronised_batch_norm
+from potstill.training.validate import Metric
 
 PROBE = 256
 """Training samples that heads are built from."""
@@ -55,6 +56,7 @@ class Task:
     views: int | None
     taps: Mapping[str, Where]
     steps: int | None = None
+    metric: Metric | None = None
 
 
 def make_accelerator(device: str | torch.device) -> Accelerator:
@@ -304,4 +306,5 @@ def identity(student: nn.Module, task: Task) -> dict[str, Any]:
         "student": fingerprint.of_json(shapes),
         "teacher": task.teacher.fingerprint if task.teacher is not None and task.objective.needs_teacher else None,
         **({} if task.steps is None else {"steps": task.steps}),
+        **({} if task.metric is None else {"metric": task.metric.name}),
     }

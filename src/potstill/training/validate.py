@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,15 +20,38 @@ SMALLEST_BATCH = 256
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What checkpoints are chosen by, where it is neither accuracy nor R2.
+
+    Attributes:
+        name: of the metric.
+        score: a function of outputs (n, c) and targets, as the model learns them.
+        higher_is_better: which way is good.
+
+    """
+
+    name: str
+    score: Callable[[Array, Array], float]
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
 class Validation:
-    """``loss``: mean cross-entropy or squared error; ``metric``: accuracy, or R2 averaged over columns."""
+    """``loss``: mean cross-entropy or squared error; ``metric``: the one asked for, else accuracy or mean R2."""
 
     loss: float
     metric: float
 
 
 def validate(
-    learner: Learner, samples: Samples, *, task: Task, batch_size: int, accelerator: Accelerator, workers: int = 0
+    learner: Learner,
+    samples: Samples,
+    *,
+    task: Task,
+    batch_size: int,
+    accelerator: Accelerator,
+    workers: int = 0,
+    metric: Metric | None = None,
 ) -> Validation:
     """Measure the learner's student, in eval mode and in the precision of training.
 
@@ -39,11 +64,13 @@ def validate(
         batch_size: of training; validation uses at least 256.
         accelerator: of the training.
         workers: processes that load samples.
+        metric: in the place of accuracy or R2.
 
     """
     training = learner.training
     learner.eval()
     sums: Tensor | None = None
+    kept: list[tuple[Array, Array]] = []
     part = (accelerator.process_index, accelerator.num_processes)
     size = max(batch_size, SMALLEST_BATCH)
     with torch.no_grad():
@@ -54,6 +81,8 @@ def validate(
                 targets = batch.targets.to(accelerator.device)
                 one = _scores(outputs, targets) if task == "classification" else _squares(outputs, targets)
                 sums = one if sums is None else sums + one
+                if metric is not None:
+                    kept.append((outputs.float().cpu().numpy(), targets.cpu().numpy()))
     learner.train(training)
     if accelerator.num_processes > 1:
         width = 2 if task == "classification" else _columns(samples)
@@ -62,9 +91,17 @@ def validate(
     if sums is None:
         return Validation(float("nan"), float("nan"))
     totals = sums.cpu().numpy()
-    if task == "classification":
-        return Validation(float(totals[0] / len(samples)), float(totals[1] / len(samples)))
-    return Validation(float(totals.mean() / len(samples)), r2(totals, samples.targets))
+    classes = task == "classification"
+    loss = float(totals[0] if classes else totals.mean()) / len(samples)
+    if metric is not None:
+        return Validation(loss, _scored(metric, gather_object(kept) if accelerator.num_processes > 1 else kept))
+    return Validation(loss, float(totals[1] / len(samples)) if classes else r2(totals, samples.targets))
+
+
+def _scored(metric: Metric, kept: list[tuple[Array, Array]]) -> float:
+    """Return the metric of all parts together; NaN where an output is not finite."""
+    outputs, targets = (np.concatenate(each) for each in zip(*kept, strict=True))
+    return metric.score(outputs, targets) if np.isfinite(outputs).all() else float("nan")
 
 
 def r2(residual: Array, targets: Array) -> float:

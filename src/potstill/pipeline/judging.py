@@ -1,0 +1,75 @@
+"""The metric of a recipe, as what chooses checkpoints, rates and the exported seed, and what the verdict is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.data import Data
+from potstill.evaluation import metrics
+from potstill.recipe.schema import METRICS, Recipe
+from potstill.training import Metric, still_rises
+from potstill.training.history import read
+
+Array = np.ndarray[Any, Any]
+SCORES: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": metrics.accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    "auc": metrics.auc,
+    "macro_f1": metrics.macro_f1,
+    "nll": metrics.nll,
+    "r2": metrics.r2,
+    "rmse": metrics.rmse,
+    "mae": metrics.mae,
+}
+"""Every metric that a recipe can ask for, as a function of outputs and targets."""
+
+
+def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
+    """Return what chooses checkpoints; None for accuracy and R2, which training computes by itself.
+
+    Errors of a regression are in the target's units, although models learn and answer in standard ones.
+    """
+    name = recipe.judged_by
+    if name == METRICS[recipe.task][0]:
+        return None
+    score, scale = SCORES[name], data.scale
+    if scale is None:
+        return Metric(name, score, higher_is_better(recipe))
+    own = scale.original
+
+    def in_own_units(outputs: Array, targets: Array) -> float:
+        return score(own(outputs.reshape(targets.shape)), own(targets))
+
+    return Metric(name, in_own_units, higher_is_better(recipe))
+
+
+def higher_is_better(recipe: Recipe) -> bool:
+    """Return which way the recipe's metric is good."""
+    return metrics.RANGES[recipe.judged_by].higher_is_better
+
+
+def is_share(recipe: Recipe) -> bool:
+    """Return whether the recipe's metric is a share of samples, or an average of such shares."""
+    return metrics.RANGES[recipe.judged_by].rate
+
+
+def rises_still(recipe: Recipe, history: Path, validation: int) -> bool:
+    """Return whether a training was still improving at its end.
+
+    Args:
+        recipe: of the run.
+        history: the training's ``history.jsonl``.
+        validation: number of validation samples.
+
+    """
+    kind = metrics.RANGES[recipe.judged_by]
+    return still_rises(
+        [row["validation_metric"] for row in read(history)],
+        higher_is_better=kind.higher_is_better,
+        perfect=kind.high if kind.higher_is_better else kind.low,
+        samples=validation if kind.rate else None,
+    )
