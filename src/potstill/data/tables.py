@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from potstill.core.errors import DataError, did_you_mean
-from potstill.core.files import disk_errors
 from potstill.core.optional import require
 from potstill.data.columns import Column, as_categories, as_numbers, merged, number_column
 from potstill.data.files import not_a_file, utf8_content
 from potstill.data.label_texts import without_guesses
+from potstill.data.npz import read_npz
 from potstill.data.raw import Raw, Stored, Table, ids_of, stored_array
 from potstill.data.samples import Array, Finding
 
@@ -74,7 +74,7 @@ def read_columns(path: Path, *, encoding: str | None = None, texts: Sequence[str
     if instead:
         raise DataError(f"{path} is {instead}, expected a {suffix[1:]} file.")
     if suffix == ".npz":
-        return _read_npz(path)
+        return read_npz(path)
     if suffix == ".parquet":
         return from_arrow(_read_parquet(path), str(path))
     content = utf8_content(path, encoding)
@@ -272,12 +272,27 @@ def _read_text(path: Path, content: bytes | None, texts: Sequence[str]) -> Any:
     try:
         if suffix == ".jsonl":
             return reader.read_json(source)
-        return reader.read_csv(
-            source, convert_options=reader.ConvertOptions(column_types=dict.fromkeys(texts, arrow.string()))
-        )
+        return _read_csv(reader, source, texts)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
-        place = _broken_line(path, content) if suffix == ".jsonl" else ""
+        place = _broken_line(path, content) if suffix == ".jsonl" else _broken_row(path, content, texts)
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {place or _first_line(error)}") from error
+
+
+def _read_csv(reader: Any, source: Any, texts: Sequence[str], *, threads: bool = True) -> Any:
+    arrow = require("pyarrow", feature="reading .csv files", extra="tables")
+    kept = reader.ConvertOptions(column_types=dict.fromkeys(texts, arrow.string()))
+    return reader.read_csv(source, read_options=reader.ReadOptions(use_threads=threads), convert_options=kept)
+
+
+def _broken_row(path: Path, content: bytes | None, texts: Sequence[str]) -> str:
+    """Return what is wrong with a CSV file and in which row: pyarrow counts rows in one thread only."""
+    arrow = require("pyarrow", feature="reading .csv files", extra="tables")
+    reader = require("pyarrow.csv", feature="reading .csv files", extra="tables")
+    try:
+        _read_csv(reader, path if content is None else arrow.BufferReader(content), texts, threads=False)
+    except arrow.ArrowException as error:
+        return _first_line(error)
+    return ""
 
 
 def _rows(path: Path, content: bytes | None) -> Iterator[tuple[int, bytes]]:
@@ -362,14 +377,6 @@ def _innermost(kind: Any) -> Any:
     while hasattr(kind, "value_type"):
         kind = kind.value_type
     return kind.to_pandas_dtype()
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    try:
-        with disk_errors(path), np.load(path, allow_pickle=False) as file:
-            return {name: np.atleast_1d(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as npz: {error}. Arrays of objects are not read.") from error
 
 
 def _table_column(column: Array, name: str, source: str) -> tuple[Array, Array]:
