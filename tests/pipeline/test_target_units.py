@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ from potstill import losses
 from potstill.core import fingerprint
 from potstill.core.scale import TargetScale
 from potstill.data.samples import Rows, make_samples
+from potstill.models.last_layer import in_standard_units
+from potstill.models.reuse import ReusedClassifier, reused_in_standard_units
 from potstill.pipeline import Run, distill, stages
 from potstill.pipeline.build import Given, build_job, example_batch
 from potstill.recipe.schema import Recipe
@@ -268,3 +271,31 @@ def test_classes_have_no_units() -> None:
                 "student": {"model": "cnn"},
             }
         )
+
+
+def test_a_student_on_the_features_of_a_teacher_that_is_trained_here(tmp_path: Path) -> None:
+    """The teacher behind its features answers in the standard units that it was trained in."""
+    teacher = {"model": "mlp", "args": {"hidden": [16]}, "train": SETTINGS["training"]}
+    student = {"model": "mlp", "args": {"hidden": [8]}, "on_features": "hidden"}
+    settings: dict[str, Any] = {**SETTINGS, "export": {"formats": []}}
+    run = distill(teacher, student, (X, 5_000 + 40 * CURVE), out=tmp_path / "run", **settings)
+    metrics = run.evaluation.models
+    assert metrics["teacher"].metrics["r2"] > 0.9
+    assert metrics["distilled"].metrics["r2"] > 0.8
+
+
+def test_a_classifier_that_was_taken_over_answers_in_standard_units() -> None:
+    line = Line()
+    reused = ReusedClassifier(nn.Identity(), nn.Identity(), nn.Sequential(copy.deepcopy(line)))
+    turned = reused_in_standard_units(reused, TargetScale((22_000.0,), (100.0,)))
+    inputs = torch.from_numpy(X[:5])
+    wanted = (line(inputs).double() - 22_000) / 100
+    torch.testing.assert_close(turned(inputs).double(), wanted, atol=1e-4, rtol=1e-4)
+    turned.reset_parameters()
+    torch.testing.assert_close(turned(inputs).double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_low_rank_heads_answer_in_standard_units() -> None:
+    scale = TargetScale((22_000.0,), (100.0,))
+    weight, bias = in_standard_units(torch.tensor([[300.0, 200.0]]), torch.tensor([22_050.0]), scale)
+    assert (weight.tolist(), bias.tolist()) == ([[3.0, 2.0]], [0.5])

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core.errors import UsageError
+from potstill.core.scale import TargetScale
+from potstill.models.last_layer import in_standard_units
 from potstill.models.load import output_tensor
 from potstill.models.taps import resolve
 
@@ -26,7 +28,11 @@ class ReusedClassifier(nn.Module):
         self.trunk = trunk
         self.projector = projector
         self.classifier = classifier.requires_grad_(False).eval()
-        self._taught = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+        self.remember()
+
+    def remember(self) -> None:
+        """Take the classifier's weights for the teacher's."""
+        self._taught = {name: tensor.clone() for name, tensor in self.classifier.state_dict().items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (b, classes)."""
@@ -42,6 +48,28 @@ class ReusedClassifier(nn.Module):
     def reset_parameters(self) -> None:
         """Give the classifier the teacher's weights again, after its layers were reset like all others."""
         self.classifier.load_state_dict(self._taught)
+
+
+def reused_in_standard_units(model: nn.Module, scale: TargetScale) -> nn.Module:
+    """Let every classifier that was taken over from a teacher of values answer in standard units; return the model.
+
+    Raises:
+        UsageError: one that does not end with a linear layer that has a bias.
+
+    """
+    for reused in (module for module in model.modules() if isinstance(module, ReusedClassifier)):
+        layer = [module for module in reused.classifier.modules() if not list(module.children())][-1]
+        if not isinstance(layer, nn.Linear) or layer.bias is None:
+            raise UsageError(
+                f"The teacher's classifier ends with {type(layer).__name__}, not with a linear layer that has a bias, "
+                "so it cannot answer in standard units. Set data.standardise_targets: false."
+            )
+        with torch.no_grad():
+            weight, bias = in_standard_units(layer.weight, layer.bias, scale)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        reused.remember()
+    return model
 
 
 class Resized(nn.Module):

@@ -20,6 +20,7 @@ from potstill.models import Preprocessor, model_signals, output_signals, tap
 from potstill.models.blocks import block_of
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.measure import hides_weights
+from potstill.models.reuse import reused_in_standard_units
 from potstill.models.taps import Where
 from potstill.models.together import Exits, Together, below, inside, inside_peer
 from potstill.objective import Objective, check
@@ -183,9 +184,12 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         }
     )
     make_student = student_maker(recipe.student, recipe.seed, data, base=base, given=given.student)
+    separate = _separate(recipe)
+    scale = answers_in(separate, data, base) if separate and not separate.members else None
+    if scale is not None:
+        make_student = _in_standard_units(make_student, scale)
     make_peers = tuple(student_maker(peer, recipe.seed, data, base=base, given=None) for peer in recipe.peers)
     make_links = tuple(student_maker(link, recipe.seed, data, base=base, given=None) for link in recipe.chain)
-    separate = _separate(recipe)
     make_teacher = teacher_maker(separate, recipe, data, base=base, given=given.teacher) if separate else _no_teacher
     student_preprocess = preprocessor(recipe.student.preprocess)
     teacher_preprocess = preprocessor(separate.preprocess) if separate else Preprocessor()
@@ -214,10 +218,14 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         make_peers=make_peers,
         make_links=make_links,
         teacher_outputs=frozenset(model_signals(make_teacher())) if separate else frozenset(),
-        teacher_scale=answers_in(separate, data, base) if separate and not separate.members else None,
+        teacher_scale=scale,
     )
     job = replace(job, student_outputs=frozenset(model_signals(job.make_learner(recipe.seed))))
     return replace(job, comparable=check_models(job))
+
+
+def _in_standard_units(make: Callable[[int], nn.Module], scale: TargetScale) -> Callable[[int], nn.Module]:
+    return lambda seed: reused_in_standard_units(make(seed), scale)
 
 
 def _separate(recipe: schema.Recipe) -> schema.Teacher | None:

@@ -57,6 +57,7 @@ def job_for(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None
         base=base,
         given=replace(given, teacher=behind, loaded=data),
     )
+    job = replace(job, teacher_scale=whole.teacher_scale)
     return replace(job, written=job.recipe.model_copy(update={"teacher": whole.recipe.teacher}))
 
 

@@ -164,6 +164,8 @@ class Keys:
     def _data(self) -> Inputs:
         recipe = self.job.recipe
         settings = {**settings_of(recipe.data.augment, "data.augment"), "seed": recipe.seed}
+        if recipe.task == "regression":
+            settings["data.standardise_targets"] = recipe.data.standardise_targets
         return Inputs(settings, {"the data": self.job.data.fingerprint})
 
     def _model(self, name: str, made: Any, make: Callable[[], nn.Module], written: Iterable[Any] = ()) -> Inputs:
@@ -202,6 +204,8 @@ class Keys:
         teacher = job.teacher
         settings = settings_of(teacher, "teacher", without=(*_WHERE, "live", "members", "average_of_student"))
         settings |= settings_of(teacher.preprocess, "teacher.preprocess")
+        if job.teacher_scale is not None:
+            settings["units of the teacher's answers"] = job.teacher_scale.to_json()
         for index, member in enumerate(teacher.members):
             settings |= settings_of(member, f"teacher.members.{index}", without=_WHERE[:-2])
         stages = ["teacher"] if teacher.train is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,8 +61,13 @@ def of_student(job: Job, keys: Keys, seed: int, kind: Kind) -> Training:
 
 def of_helped_teacher(job: Job, keys: Keys, way: str, folder: str) -> Training:
     """Return the training of a teacher that learns on, in one of two ways."""
-    probe = _probe_of(job, job.make_teacher, job.teacher_preprocess)
+    copied = partial(_copy, job.make_teacher)  # a module that was given stays as it is
+    probe = _probe_of(job, copied, job.teacher_preprocess)
     return Training(f"teacher {way.replace('-', ' ')}", f"{folder}/{way}", keys.back(), probe)
+
+
+def _copy(make: Callable[[], nn.Module]) -> nn.Module:
+    return copy.deepcopy(make())
 
 
 def _probe_of(job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor) -> Callable[[Path | None], Probe]:

@@ -42,7 +42,7 @@ class LiveTeacher:
         input_gradient: whether to answer with ``input_gradient`` as well, see `potstill.models.input_gradients`; it
             costs a backward pass.
         precision: arithmetic of the forward pass. ``"bfloat16"`` runs it under autocast; ``"auto"`` does so on a GPU
-            that has it. Answers are float32 either way.
+            that has it, unless values are turned by ``scale``. Answers are float32 either way.
         device: where the model runs.
         scale: for values of a regression, the standard units to answer in; the model's own when absent.
         log_variances: signals that hold logarithms of variances of the values, which change units with them.
@@ -70,6 +70,8 @@ class LiveTeacher:
         self._scale = scale
         self._log_variances = frozenset(log_variances)
         self._device = torch.device(device)
+        # 16 bits hold a value of 22,000 to the next 128: a teacher in the target's units computes in 32.
+        precision = "float32" if precision == "auto" and scale is not None else precision
         self._precision = _resolve_precision(precision, self._device)
         if "logits" in taps:
             raise UsageError("A tap cannot be called 'logits': that is the model's output. Choose another name.")

@@ -116,6 +116,10 @@ class MergedTeacher(nn.Module):
             described["scales"] = [None if scale is None else scale.to_json() for scale in self.scales]
         return described
 
+    def extra_repr(self) -> str:
+        """Return what tells two of these apart in ``print(model)``."""
+        return f"scales={[scale and scale.to_json() for scale in self.scales]}" if any(self.scales) else ""
+
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         """Return ``logits`` (b, c), merged without labels, and each member's own."""
         return self._answer(inputs, None)
