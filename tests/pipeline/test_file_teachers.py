@@ -23,9 +23,8 @@ from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import read_json, write_json
 from potstill.data import load, record_batches
 from potstill.evaluation import Size
-from potstill.pipeline import distill, plan, run
+from potstill.pipeline import distill, label, plan, run
 from potstill.pipeline.build import IN_MEMORY, Given, build_job
-from potstill.pipeline.planning import likely_order
 from potstill.pipeline.proof import _size as measured_size
 from potstill.pipeline.stages import live_teacher
 from potstill.recipe.yaml import loads
@@ -143,7 +142,7 @@ def test_an_answer_that_is_looked_up_takes_no_time_that_says_anything(files):
 
 def test_another_file_or_another_reading_records_again(files, tmp_path):
     first = plan(recipe("{file: m.onnx, answers: logits}"), out=tmp_path / "a", base=files)
-    other = plan(recipe("{file: shuffled.onnx, answers: logits}"), out=tmp_path / "a", base=files)
+    other = plan(recipe("{file: softmax.onnx}"), out=tmp_path / "a", base=files)
     same = plan(recipe("{file: m.onnx, answers: logits}"), out=tmp_path / "a", base=files)
     assert first.store["path"] == same.store["path"] != other.store["path"]
 
@@ -175,21 +174,25 @@ def test_columns_in_another_order_are_mapped_and_said_so(files, tmp_path):
 
 
 def test_outputs_in_another_order_are_found_by_their_accuracy(files, tmp_path):
-    planned = plan(recipe("{file: shuffled.onnx, answers: logits}"), out=tmp_path / "run", base=files)
-    assert any("in another order: 3, 4, 5, 6, 7, 8, 9, 0, 1, 2" in note for note in planned.warnings)
+    shuffled = recipe("{file: shuffled.onnx, answers: logits}")
+    line = r"""write .* 'data.classes: \["3", "4", "5", "6", "7", "8", "9", "0", "1", "2"\]'"""
+    for work in (plan, label, run):
+        with pytest.raises(TeacherError, match=rf"(?i){line}"):
+            work(shuffled, out=tmp_path / "run", base=files)
+    assert not (tmp_path / "store").exists()
     fixed = recipe(
         "{file: shuffled.onnx, answers: logits}",
         digits='digits, classes: ["3", "4", "5", "6", "7", "8", "9", "0", "1", "2"]',
     )
-    assert plan(fixed, out=tmp_path / "run", base=files).warnings == ()
-
-
-def test_an_order_is_believed_only_on_samples_it_was_not_found_on():
-    rng = np.random.default_rng(0)
-    targets = rng.integers(0, 50, 512)
-    assert likely_order(rng.integers(0, 50, 512), targets, 50, more_than=1.5 * 0.04) is None
-    order = rng.permutation(50)
-    assert likely_order(np.argsort(order)[targets], targets, 50, more_than=0.5)[:5] is not None
+    planned = plan(fixed, out=tmp_path / "run", base=files)
+    assert planned.warnings == ()
+    assert planned.teacher["value"] > 0.9
+    meant = recipe(
+        "{file: shuffled.onnx, answers: logits}",
+        digits='digits, classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
+    )
+    told = plan(meant, out=tmp_path / "run", base=files).warnings
+    assert any("order 3, 4, 5, 6, 7, 8, 9, 0, 1, 2" in text and "says that the present order" in text for text in told)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +201,12 @@ def test_an_order_is_believed_only_on_samples_it_was_not_found_on():
         ("{file: m.onnx}", r"m.onnx does not say what it answers with.*look like logits.*add 'answers: logits'"),
         ("{file: train.parquet}", r"does not say what it answers with.*look like probabilities"),
         ("{file: m.onnx, answers: probabilities}", r"teacher.answers says probabilities, but .* do not fit"),
-        ("{file: softmax.onnx, answers: logits}", r"teacher.answers says logits, but its answers .*sums to 1"),
+        ("{file: softmax.onnx, answers: logits}", r"teacher.answers says logits, but the answers .*sums to 1"),
         ("{file: m.skops, answers: values}", r"values are for regression"),
         ("{members: [{file: m.skops}, {file: m.onnx}]}", r"teacher.members\[1\]: m.onnx does not say"),
         ("{endpoint: {url: 'http://localhost:1', model: m}}", r"for 'potstill label' of a text recipe"),
         ("{file: absent.onnx}", r"teacher.file: there is no file"),
-        ("{file: noisy.onnx, answers: logits}", r"noisy.onnx answers the same samples differently .* training mode"),
+        ("{file: noisy.onnx, answers: logits}", r"noisy.onnx answers at random: the same 64 samples .* training mode"),
         ("{file: m.skops, precision: bfloat16}", r"teacher.precision: m.skops is no torch model"),
         ("{file: all.parquet, answers: probabilities, preprocess: {size: 8}}", r"teacher.preprocess: recorded answers"),
         (
@@ -262,7 +265,7 @@ class Softmaxed(nn.Module):
 def test_a_torch_model_that_answers_with_probabilities_has_to_be_declared(tmp_path):
     terms = "\nobjective: [{loss: cross_entropy}, {loss: forward_kl}, {loss: logit_mse, teacher: last}]"
     given = Given(teacher=Softmaxed())
-    with pytest.raises(TeacherError, match=r"Softmaxed .*look like probabilities.*Add 'answers: probabilities'"):
+    with pytest.raises(TeacherError, match=r"Softmaxed .*not look like logits.*Write 'answers: probabilities'"):
         plan(recipe(f"{{model: {IN_MEMORY}}}"), out=tmp_path / "run", given=given)
     with pytest.raises(TeacherError, match=r"teacher.answers says labels, but"):
         plan(recipe(f"{{model: {IN_MEMORY}, answers: labels}}"), out=tmp_path / "run", given=given)

@@ -66,6 +66,8 @@ def _print(planned: Mapping[str, Any]) -> None:
         for name, model in planned.get("models", {}).items()
     ]
     show.table(["model", "parameters", "MFLOP", "MB"], rows, right=range(1, 4))
+    if planned.get("teacher"):
+        show.echo(planned["teacher"]["sentence"])
     if planned.get("objective"):
         show.echo("objective: " + "\n         + ".join(planned["objective"]))
     for kind, pairs in _by_kind(planned.get("layers", ())).items():

@@ -18,6 +18,12 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def remark(text: str) -> None:
+    """Tell the user something on standard error that is good to know; nothing where silence was asked for."""
+    if not os.environ.get("POTSTILL_QUIET"):
+        say(text)
+
+
 @contextmanager
 def progress(description: str, total: int | None, *, unit: str = "it", done: int = 0) -> Iterator[Advance]:
     """Show one progress bar on standard error while the block runs.

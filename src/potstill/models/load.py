@@ -131,12 +131,18 @@ def load_weights(model: nn.Module, path: Path | str, *, allow_pickle: bool = Fal
         for name in own
         if name in state and isinstance(own[name], Tensor) and state[name].shape != own[name].shape
     ]
+    kinds = [
+        f"{name} {problem}"
+        for name in own
+        if name in state and isinstance(own[name], Tensor) and (problem := _of_another_kind(state[name], own[name]))
+    ]
     problems = [
         _listed("missing in the file", [_with_hint(name, unexpected) for name in missing]),
         _listed("unknown to the model", unexpected),
         _listed("of another shape (another number of classes or channels?)", shapes),
+        _listed("that cannot be weights", kinds),
     ]
-    if missing or unexpected or shapes:
+    if missing or unexpected or shapes or kinds:
         raise UsageError(f"{path} does not fit {type(model).__name__}: " + "; ".join(filter(None, problems)) + ".")
     model.load_state_dict(state, strict=False)
 
@@ -152,6 +158,35 @@ def scale_in(path: Path | str) -> TargetScale | None:
         return None if text is None else TargetScale.from_json(json.loads(text))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def _of_another_kind(found: Tensor, own: Tensor) -> str:
+    """Return why a tensor of a file cannot be a model's weights although it has their shape; an empty text if it can.
+
+    Infinite numbers are left alone where the model itself starts with them, as a mask does.
+    """
+    kind = str(found.dtype).removeprefix("torch.")
+    if found.is_quantized or (own.is_floating_point() and not (found.is_floating_point() or found.is_complex())):
+        return f"is {kind}, codes of a quantised model: give its weights as floats"
+    if found.is_complex() and not own.is_complex():
+        return f"is {kind} and the model's own are real"
+    if own.is_floating_point() and found.is_floating_point() and found.element_size() < 2:
+        return f"is {kind}, which needs scales to be read: give its weights as floats"
+    if not found.is_floating_point() and not found.is_complex():
+        return ""
+    if not own.is_floating_point() and not own.is_complex():
+        return "" if bool((found == found.round()).all()) else f"is {kind} with fractions and the model's own are whole"
+    if bool(found.isnan().any()):
+        return f"holds {int(found.isnan().sum())} NaN: the training that made it probably diverged"
+    read = found.to(own.dtype)
+    endless = read.isinf() & (read != own.to(read.device)) if read.shape == own.shape else read.isinf()
+    if not bool(endless.any()):
+        return ""
+    if bool(found[endless].isinf().any()):
+        return f"holds {int(endless.sum())} infinite numbers"
+    return f"holds numbers up to {float(found[endless].abs().max()):.3g}, too large for {own.dtype}".replace(
+        "torch.", ""
+    )
 
 
 def _listed(what: str, names: list[str]) -> str:
@@ -293,14 +328,14 @@ def output_tensor(output: Any) -> Tensor:
         output: a tensor, a tuple or list whose first entry is the tensor, or a mapping or object with ``logits``.
 
     Returns:
-        The tensor, usually (b, c).
+        The tensor, usually (b, c); one number a sample, (b,), becomes one column, (b, 1).
 
     Raises:
         UsageError: anything else, naming what was returned.
 
     """
     if isinstance(output, Tensor):
-        return output
+        return output[:, None] if output.dim() == 1 else output
     if isinstance(output, Mapping):
         found, what = output.get("logits"), f"a mapping with the keys {list(output)}"
     elif getattr(output, "logits", None) is not None:
@@ -310,7 +345,7 @@ def output_tensor(output: Any) -> Tensor:
     else:
         found, what = None, type(output).__name__
     if isinstance(found, Tensor):
-        return found
+        return found[:, None] if found.dim() == 1 else found
     raise UsageError(
         f"The model returned {what}; expected a tensor, a tuple whose first entry is one, or 'logits'. "
         "Wrap the model so that it returns its logits."

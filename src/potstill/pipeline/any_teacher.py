@@ -18,7 +18,7 @@ from potstill.data import Data
 from potstill.models import Preprocessor
 from potstill.models.load import output_tensor
 from potstill.recipe import schema
-from potstill.teachers.answers import Array, likely, order_of, settle
+from potstill.teachers.answers import Array, are_names, matched, no_logits, order_of, settle
 from potstill.teachers.files import open_file
 from potstill.teachers.files.columns import on_table
 from potstill.teachers.foreign import ForeignTeacher, Opened, ReadAs, Reading, Wanted, raw_answers, teacher_of
@@ -28,6 +28,10 @@ PROBE = 64
 """Samples that a teacher is questioned about."""
 AGAIN = 8
 """Samples that it is asked about once more, in a batch of another size."""
+SAME = 1e-3
+"""Share of the answers' spread by which two answers to the same batch may differ: rounding, but no randomness."""
+ALIKE = 0.1
+"""Share by which they may differ in another batch, where low precision rounds otherwise."""
 _LISTED = 5
 
 
@@ -38,7 +42,7 @@ def is_foreign(section: schema.Teacher | schema.Member) -> bool:
 
 def is_read(section: schema.Teacher | schema.Member) -> bool:
     """Return whether a torch model stands behind what reads its answers, see `read_module`."""
-    return bool(section.model) and section.answers in ("probabilities", "labels")
+    return bool(section.model) and section.answers in ("probabilities", "percentages", "labels")
 
 
 def describe_source(section: schema.Teacher | schema.Member) -> str:
@@ -90,7 +94,9 @@ def foreign_maker(
         if section.preprocess != schema.Preprocess():
             raise TeacherError(f"{place}.preprocess: recorded answers are looked up by id and see no inputs. Drop it.")
         check_covers(opened, data, place=place, views=views)
-    raw = _questioned(opened, inputs, data.train.ids[: len(inputs)], place)
+    # Recorded answers are judged all of them: reading is free.
+    asked = opened.everything
+    raw = _questioned(opened, inputs, data.train.ids[: len(inputs)], place) if asked is None else asked
     reading = read_answers(section, opened, raw, wanted, place)
     return lambda: teacher_of(opened, reading)
 
@@ -110,11 +116,24 @@ def read_answers(
         if raw.dtype.kind not in "fiu" or not np.isfinite(raw).all():
             raise TeacherError(f"{place}: {opened.name} answers with {raw.dtype} values that are not all numbers.")
         return Reading("values", wanted.num_outputs)
-    answers = settle(raw, section.answers, opened.answers, says=opened.says, place=place, what=opened.name)
+    answers = settle(
+        raw,
+        section.answers,
+        opened.answers,
+        says=opened.says,
+        place=place,
+        what=opened.name,
+        checked=section.answers_checked,
+    )
     order, note = None, ""
     if opened.classes is not None:
         order, note = order_of(opened.classes, wanted.classes, place=place, what=opened.name)
-    return Reading(answers, wanted.num_outputs, wanted.classes, order, note)
+    by_name = None
+    if answers == "labels" and opened.classes is not None and raw.dtype.kind not in "OUS":
+        by_name = matched(opened.classes, wanted.classes) is not None
+    elif answers == "labels":
+        by_name = are_names(raw, wanted.classes)
+    return Reading(answers, wanted.num_outputs, wanted.classes, order, note, by_name)
 
 
 def read_module(
@@ -140,7 +159,7 @@ def check_logits(
     place: str,
     task: schema.Task,
 ) -> None:
-    """Refuse a torch model that comes trained and does not answer with what its recipe says.
+    """Refuse a torch model that answers at random, or comes trained and does not answer with what its recipe says.
 
     A model that fails on the samples is left to the checks of both models, which come later and say more.
 
@@ -156,31 +175,78 @@ def check_logits(
         TeacherError: with the evidence.
 
     """
-    if task == "regression":
-        if section.answers not in (None, "values"):
-            raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+    if task == "regression" and section.answers not in (None, "values"):
+        raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+    if any(nn.parameter.is_lazy(value) for value in model.parameters()):
         return
+    what = f"the model {type(model).__name__}"
+    try:
+        raw, again, mixed = _asked_again(model, preprocess(inputs))
+    except (PotstillError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return
+    check_repeated(raw, again, mixed, place=place, what=what)
+    if task == "regression" or section.train is not None:
+        return
+    if section.answers is not None:
+        settle(raw, section.answers, None, says="", place=place, what=what, checked=section.answers_checked)
+        return
+    doubt = no_logits(raw) if raw.ndim == 2 and raw.shape[1] > 1 else ""
+    if doubt:
+        raise TeacherError(
+            f"{place}: the answers of {what} to {len(raw)} samples do not look like logits, which losses take: {doubt}"
+        )
+
+
+def _asked_again(model: nn.Module, inputs: Tensor) -> tuple[Array, Array, Array]:
+    """Return a torch model's answers in evaluation mode: once, to the same batch again, and to a batch of some."""
     flags = [(module, module.training) for module in model.modules()]
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
         with torch.inference_mode():
-            raw = output_tensor(model(preprocess(inputs).to(device))).float().cpu().numpy()
-    except (PotstillError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        return
+            answers = [output_tensor(model(batch.to(device))) for batch in (inputs, inputs, inputs[:AGAIN])]
     finally:
         for module, training in flags:
             module.training = training
-    what = f"the model {type(model).__name__}"
-    if section.answers is not None:
-        settle(raw, section.answers, None, says="", place=place, what=what)
-        return
-    found, evidence = likely(raw) if raw.ndim == 2 and raw.shape[1] > 1 else ("logits", "")
-    if found == "probabilities":
+    once, again, mixed = (answer.float().cpu().numpy() for answer in answers)
+    return once, again, mixed
+
+
+def check_repeated(raw: Array, again: Array, mixed: Array, *, place: str, what: str) -> None:
+    """Refuse a teacher that does not say the same of the same samples.
+
+    Args:
+        raw: (n, ...) its answers.
+        again: (n, ...) to the same batch once more.
+        mixed: (m, ...) to the first m samples, in a batch of their own.
+        place: the teacher's place in the recipe.
+        what: what it is called in messages.
+
+    Raises:
+        TeacherError: it answers at random, or one sample's answer depends on the others.
+
+    """
+    if raw.shape != again.shape or _differ(raw, again, SAME):
         raise TeacherError(
-            f"{place}: the answers of {what} to {len(raw)} samples look like probabilities: {evidence}. Losses take "
-            f"logits. Add 'answers: probabilities' to {place}, or remove the softmax at the model's end."
+            f"{place}: {what} answers at random: the same {len(raw)} samples asked twice get different answers. "
+            "Something in it stays random in evaluation mode (F.dropout without training=self.training, noise in "
+            "forward, or it was saved in training mode). Make it deterministic: a teacher is recorded once."
         )
+    if _differ(raw[: len(mixed)], mixed, ALIKE):
+        raise TeacherError(
+            f"{place}: {what} answers the same samples differently when they are asked in another batch. It "
+            "was probably saved in training mode (dropout or batch norm still work on the batch): save it in "
+            "evaluation mode."
+        )
+
+
+def _differ(first: Array, other: Array, share: float) -> bool:
+    """Return whether answers differ by more than a share of their spread, or in their labels."""
+    if first.dtype.kind != "f" or other.dtype.kind != "f":
+        return bool(first.tolist() != other.tolist())
+    spread = float(np.nanstd(np.where(np.isfinite(first), first, np.nan))) if np.isfinite(first).any() else 0.0
+    gap = np.abs(np.nan_to_num(first.astype(np.float64)) - np.nan_to_num(other.astype(np.float64)))
+    return bool(gap.max(initial=0.0) > share * (spread or 1.0))
 
 
 def check_covers(opened: Opened, data: Data, *, place: str, views: int | None) -> None:
@@ -285,7 +351,8 @@ def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array
     """Return raw answers to some samples, after asking about some of them once more."""
     try:
         raw = raw_answers(opened, inputs, ids)
-        again = raw_answers(opened, inputs[:AGAIN], ids[:AGAIN])
+        again = raw_answers(opened, inputs, ids) if opened.size_bytes is not None else raw  # an endpoint may cost
+        mixed = raw_answers(opened, inputs[:AGAIN], ids[:AGAIN])
     except PotstillError as error:
         raise type(error)(f"{place}: {error}") from error
     except Exception as error:
@@ -297,16 +364,5 @@ def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array
             f"{place}: {opened.name} answers {len(inputs)} samples with an array of shape {raw.shape}; expected one "
             "row for each sample. Choose another output (args.output), or export the model without what comes after."
         )
-    first = raw[: len(again)]
-    if raw.dtype.kind == "f" and np.isfinite(raw).all():
-        spread = float(raw.std()) or 1.0
-        differs = float(np.abs(first.astype(np.float64) - again).max(initial=0.0)) > 0.1 * spread
-    else:
-        differs = first.tolist() != again.tolist() and raw.dtype.kind != "f"
-    if differs:
-        raise TeacherError(
-            f"{place}: {opened.name} answers the same samples differently when they are asked in another batch. It "
-            "was probably saved in training mode (dropout or batch norm still work on the batch): save it in "
-            "evaluation mode."
-        )
+    check_repeated(raw, again, mixed, place=place, what=opened.name)
     return raw

@@ -83,6 +83,8 @@ class Job:
     teacher_outputs: frozenset[str] = frozenset()
     teacher_scale: TargetScale | None = None
     """What turns the teacher's values into the units that students learn in; None where it answers in these."""
+    order_is_written: bool = False
+    """Whether the user wrote the order of the classes, so that nothing may doubt it."""
     written: schema.Recipe | None = None
     """The recipe as the run folder keeps it, where that is not ``recipe``."""
 
@@ -171,6 +173,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
     _check_rebuildable(recipe, given)
     _check_extras(recipe)
     device = _device(recipe.device)
+    written = recipe.data.classes is not None or (recipe.teacher is not None and recipe.teacher.class_map is not None)
     data = given.loaded or load_data(recipe, base=base, given=given)
     check_augment(recipe.data.augment, data.shape)
     recipe = recipe.model_copy(
@@ -217,6 +220,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         given=given,
         make_peers=make_peers,
         make_links=make_links,
+        order_is_written=written,
         teacher_outputs=frozenset(model_signals(make_teacher())) if separate else frozenset(),
         teacher_scale=scale,
     )

@@ -49,7 +49,8 @@ def distill(
         out: the run folder.
         **settings: any other section of a recipe, for example ``task="regression"``, ``seeds=3``,
             ``training={"epochs": 20}``, ``augment={"flip": True}``, ``teacher_preprocess={"mean": ..., "std": ...}``,
-            ``answers="probabilities"`` for what the teacher answers with where that has to be said.
+            ``answers="probabilities"`` for what the teacher answers with where that has to be said,
+            ``classes=["cat", "dog"]`` for the order in which the teacher numbers the classes.
 
     Returns:
         The run: ``run.evaluation``, ``run.exported["onnx"]``, ``run.report``, ``run.load_student()``.
@@ -87,8 +88,11 @@ def _sections(
         sections["budget"] = dict(budget) if isinstance(budget, Mapping) else {"minutes": budget}
     for name, place in (
         ("augment", "data"),
+        ("classes", "data"),
         ("teacher_preprocess", "teacher"),
         ("answers", "teacher"),
+        ("answers_checked", "teacher"),
+        ("class_map", "teacher"),
         ("student_preprocess", "student"),
     ):
         if name in sections:
@@ -105,7 +109,7 @@ def _teacher(teacher: Any, sections: dict[str, Any]) -> dict[str, Any] | None:
     if not _are_several(teacher):
         return _one_teacher(teacher)
     members = [_one_teacher(one) for one in teacher]
-    for name in ("teacher_preprocess", "answers"):  # of every teacher
+    for name in ("teacher_preprocess", "answers", "answers_checked"):  # of every teacher
         if name in sections:
             members = [{name.removeprefix("teacher_"): sections[name], **member} for member in members]
             del sections[name]

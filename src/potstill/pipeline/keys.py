@@ -24,7 +24,19 @@ Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
 ANSWERS = "answers of the teacher"
 """The name under which a digest of what a teacher answers is kept, beside the results of stages."""
-_WHERE = ("model", "weights", "allow_pickle", "file", "endpoint", "python", "train", "args", "preprocess", "taps")
+_WHERE = (
+    "answers_checked",
+    "model",
+    "weights",
+    "allow_pickle",
+    "file",
+    "endpoint",
+    "python",
+    "train",
+    "args",
+    "preprocess",
+    "taps",
+)
 _NOT_IN_WEIGHTS = ("checkpoint_every", "track", "workers")
 """Settings of a training that change nothing in its weights."""
 _PROGRESS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

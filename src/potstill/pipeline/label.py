@@ -32,7 +32,8 @@ from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.store_loss import describe_codec, explained, read_back
-from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand
+from potstill.pipeline.teacher_score import check_teacher, is_finished, refuse, score_teacher
+from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand, with_weights
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
@@ -118,7 +119,10 @@ def label(
     if part is not None:
         tell(warnings_of(job))
         key = keys(job)
-        with stages.live_teacher(job, teacher_at_hand(job, folder, key)) as teacher:
+        module = teacher_at_hand(job, folder, key)
+        if is_finished(job):
+            refuse(score_teacher(job, module, out))
+        with stages.live_teacher(job, module) as teacher:
             store = stages.store_place(job, key, out)
             check_recorded(job, teacher, store, key.store(), out)
             # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
@@ -133,6 +137,8 @@ def label(
     with folder.locked():
         begin_telling(out)
         tell(warnings_of(job), folder=out)
+        if is_finished(job):
+            check_teacher(job, with_weights(job, out), out)
         begin(job, folder, command)
         return Labelled(out, _record(job, runner), finished=True)
 

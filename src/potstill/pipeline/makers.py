@@ -26,8 +26,8 @@ from potstill.teachers.protocol import by_batch
 from potstill.teachers.regrouped import RegroupedTeacher, groups_of
 from potstill.teachers.voting import Votes, VotingTeacher
 
-_QUESTIONS = 16
-"""Samples that a trained torch model is questioned about: what it answers with shows at once."""
+_QUESTIONS = 64
+"""Samples that a torch model is questioned about before more of them are asked."""
 
 
 def student_maker(

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from potstill.core import random
 from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.explain import clear_errors
-from potstill.data import Samples, num_batches, record_batches
+from potstill.data import num_batches
 from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.measure import hides_weights
 from potstill.objective import preset
 from potstill.pipeline import stages
-from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job, answer, example_batch
 from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
@@ -32,6 +29,7 @@ from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, terms_of
 from potstill.pipeline.racing import Race, chosen_rates, training_settings
 from potstill.pipeline.stage_runner import Look, Training, look_at
+from potstill.pipeline.teacher_score import TeacherScore, is_finished, refuse, score_teacher
 from potstill.pipeline.teaching import answers_of, with_weights
 from potstill.pipeline.trainings import of_link, of_race, of_student, of_teacher, teachers_of
 from potstill.pipeline.trial import try_student
@@ -41,12 +39,11 @@ from potstill.recipe.schema import Recipe
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
 from potstill.teachers import MergedTeacher
-from potstill.teachers.foreign import notes_of
 from potstill.teachers.merged import member_model
 from potstill.training import estimate, without_teacher
 
 PROBE = 512
-"""Samples that the teacher is tried on."""
+"""Samples that a teacher without weights is timed on."""
 CHECKPOINT_COPIES = 6
 """Copies of a student's weights that lie in its folder while it trains: weights, best, optimiser, average, spares."""
 
@@ -78,6 +75,8 @@ class Plan:
     store: dict[str, Any] | None
     data: dict[str, Any]
     disk_free: int
+    teacher: dict[str, Any] | None
+    """What a finished teacher is worth: ``metric``, ``value``, ``samples``, ``split``, and a ``sentence``."""
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -121,11 +120,15 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
             f"The run needs about {needed / 1e6:,.0f} MB of disk in {out}, but {free / 1e6:,.0f} MB are free. "
             "Free some space, choose another folder with --out, or record fewer views (store.views)."
         )
+    found = None
+    if teacher is not None and (is_finished(job) or (looks and all(look.usable for look in looks))):
+        found = score_teacher(job, teacher, out)
+        refuse(found)
     # Without a teacher the test split is read at about the student's rate, which is not worth measuring.
-    teacher_rate, of_teacher = _try_teacher(job, teacher) if teacher is not None else (float("inf"), [])
+    seconds = 0.0 if teacher is None else found.seconds if found is not None else _seconds_of(job, teacher)
     return Plan(
         folder=out,
-        stages=tuple(_stages(job, there, store, student, teacher, teacher_rate)),
+        stages=tuple(_stages(job, there, store, student, teacher, seconds)),
         models=models,
         objective=tuple(job.objective.describe()),
         terms=() if job.given.objective else tuple(terms_of(job.recipe)),
@@ -133,7 +136,8 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         store=store,
         data=describe_data(job.data),
         disk_free=free,
-        warnings=(*warnings_of(job), *of_teacher, *try_student(job)),
+        teacher=_describe(job, found),
+        warnings=(*warnings_of(job), *(found.told if found is not None else ()), *try_student(job)),
     )
 
 
@@ -183,7 +187,7 @@ def _stages(
     store: dict[str, Any] | None,
     student: nn.Module,
     teacher: nn.Module | None,
-    teacher_rate: float,
+    teacher_seconds: float | None,
 ) -> Iterator[PlannedStage]:
     samples = len(job.data.train)
     settings, key = training_settings(job), there.keys
@@ -231,7 +235,7 @@ def _stages(
         what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
         if store["recorded"]:
             key.results["store"] = key.store().key
-        yield PlannedStage("store", what, store["recorded"], samples * store["views"] / teacher_rate)
+        yield PlannedStage("store", what, store["recorded"], _asking(samples * store["views"], teacher_seconds))
     for number, link in enumerate(links(job), 1):
         taught = as_student(job, link)
         seconds = training_seconds(link.make(job.recipe.seed), taught.student_preprocess, link.training)
@@ -242,7 +246,7 @@ def _stages(
         if look.usable and stages.is_recorded(stages.store_place(job, key, there.folder.path, number)):
             key.results[store_name(job, number)] = key.store(number).key
     alone = training_seconds(student, job.student_preprocess, settings)
-    live = samples * settings.epochs / teacher_rate if job.teacher.live else 0.0
+    live = (_asking(samples * settings.epochs, teacher_seconds) or 0.0) if job.teacher.live else 0.0
     times = {"alone": alone, "distilled": alone + live}
     if settings.minutes is not None:
         times = {kind: min(seconds, 60 * settings.minutes) for kind, seconds in times.items()}
@@ -253,8 +257,8 @@ def _stages(
         training = of_student(job, key, seed, kind)
         what = f"train for {settings.epochs} epochs, " + ("with the teacher" if kind == "distilled" else "labels only")
         yield _planned(training.stage, what, there.training(training), seconds)
-    look, seconds = there.other("predictions", key.predictions()), len(job.data.test) / teacher_rate
-    yield _planned("predictions", f"read the {len(job.data.test):,} test samples, once", look, seconds)
+    look, asking = there.other("predictions", key.predictions()), _asking(len(job.data.test), teacher_seconds)
+    yield _planned("predictions", f"read the {len(job.data.test):,} test samples, once", look, asking)
     formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
     yield _planned("export", f"write and check {formats}", there.other("export", key.export()), None)
     yield _planned("evaluation", "intervals, latency, verdict", there.other("evaluation", key.evaluation()), None)
@@ -308,71 +312,26 @@ def _is_recorded(job: Job, place: stages.Place) -> bool:
     return True
 
 
-def _try_teacher(job: Job, teacher: nn.Module) -> tuple[float, list[str]]:
-    """Return the teacher's samples per second, and what the user is told about it.
+def _asking(samples: int, seconds: float | None) -> float | None:
+    """Return the seconds that a teacher needs for some samples; None where nobody may ask it to find out."""
+    return None if seconds is None else samples * seconds
 
-    A finished teacher that does no better than chance is a warning, which names the order of classes in which it
-    would be right, if there is one.
-    """
-    notes = notes_of(teacher)
-    # Recorded answers may be those of the training samples only.
-    split = job.data.validation if covers(teacher, job.data.validation.ids) else job.data.train
-    samples = split.take(np.sort(random.permutation(len(split), job.recipe.seed)[:PROBE]))
+
+def _seconds_of(job: Job, teacher: nn.Module) -> float:
+    """Return the seconds that a teacher which is still to be trained needs for one sample."""
+    samples = job.data.train.take(slice(0, PROBE))
     began = time.perf_counter()
-    outputs = _answers(job, teacher, samples)
-    rate = len(samples) / (time.perf_counter() - began)
-    if job.teacher.train is not None or job.data.task != "classification" or outputs.shape[1] != job.data.num_outputs:
-        return rate, notes
-    accuracy = float((outputs.argmax(axis=1) == samples.targets).mean())
-    chance = float(np.bincount(samples.targets).max() / len(samples))
-    if accuracy > 1.2 * chance:
-        return rate, notes
-    name = "validation" if split is job.data.validation else "training"
-    order = likely_order(outputs.argmax(axis=1), samples.targets, job.data.num_outputs, more_than=1.5 * chance)
-    advice = "Check its weights, teacher.preprocess and the order of data.classes."
-    if order is not None:
-        classes = ", ".join(job.data.classes[number] for number in order)
-        advice = (
-            f"Its outputs seem to stand for the classes in another order: {classes}. If so, write that order as "
-            "data.classes, or as teacher.class_map."
-        )
-    return rate, [
-        *notes,
-        f"The teacher is right on {accuracy:.1%} of {len(samples)} {name} samples; always naming the most frequent "
-        f"class would be right on {chance:.1%}. {advice}",
-    ]
-
-
-def _answers(job: Job, teacher: nn.Module, samples: Samples) -> np.ndarray[Any, Any]:
-    """Return what the teacher says of samples, (n, c), without their labels."""
     with stages.live_teacher(job, teacher) as live:
-        found = [
-            live(replace(batch, targets=None))["logits"].cpu().numpy()
-            for batch in record_batches(samples, batch_size=min(128, len(samples)))
-        ]
-    return np.concatenate(found).reshape(len(samples), -1)
+        stages.answers_to(job, live, samples, "timing the teacher")
+    return (time.perf_counter() - began) / len(samples)
 
 
-def likely_order(
-    named: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], num_classes: int, *, more_than: float
-) -> list[int] | None:
-    """Return the class that each output seems to stand for, or None where no order makes a teacher right.
-
-    The order is found on one half of the samples and believed if it is right on more than a share of the other half.
-
-    Args:
-        named: (n,) the outputs with the largest answers.
-        targets: (n,) the labels.
-        num_classes: of both.
-        more_than: share that an order must be right on.
-
-    """
-    counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, (named[::2], targets[::2]), 1)
-    order = np.full(num_classes, -1)
-    for flat in np.argsort(-counts, axis=None, kind="stable"):
-        output, label = divmod(int(flat), num_classes)
-        if order[output] < 0 and label not in order:
-            order[output] = label
-    right = float((order[named[1::2]] == targets[1::2]).mean()) if len(targets) > 1 else 0.0
-    return [int(label) for label in order] if right > more_than else None
+def _describe(job: Job, found: TeacherScore | None) -> dict[str, Any] | None:
+    if found is None:
+        sentence = "The teacher's score follows its training."
+        return (
+            {"metric": None, "value": None, "samples": 0, "split": "", "sentence": sentence}
+            if job.has_teacher
+            else None
+        )
+    return {name: getattr(found, name) for name in ("metric", "value", "samples", "split", "sentence")}

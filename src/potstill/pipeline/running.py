@@ -26,7 +26,8 @@ from potstill.pipeline.keys import KINDS, keys, student_runs
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
 from potstill.pipeline.stage_runner import StageRunner
-from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers
+from potstill.pipeline.teacher_score import check_teacher, is_finished
+from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers, with_weights
 from potstill.pipeline.trainings import of_helped_teacher, of_link, of_race, of_student
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
@@ -140,6 +141,8 @@ def run(
         begin_telling(out)
         tell(warnings_of(job), folder=out)
         job = _with_features(job, recipe, folder, accelerator, given)
+        if job.has_teacher and is_finished(job):
+            check_teacher(job, with_weights(job, out), out)
         begin(job, folder, command)
         tell(try_student(job), folder=out)
         _stages(job, folder, accelerator)
@@ -200,6 +203,8 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
     raced += ["rates, teacher"] if job.written is not None else []  # features have a race before these
     on_main(accelerator, lambda: clear_others(folder.path, raced))
     module = finished_teacher(job, runner, key)
+    if module is not None and not is_finished(job):
+        on_main(accelerator, lambda: check_teacher(job, module, folder.path))
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
         source = recorded(job, runner, key, teacher, link=0)

@@ -20,7 +20,7 @@ METRICS: dict[Task, tuple[Metric, ...]] = {
     "regression": ("r2", "rmse", "mae"),
 }
 """What a task can be judged by; the first is the default."""
-Answers = Literal["logits", "probabilities", "labels", "values"]
+Answers = Literal["logits", "probabilities", "percentages", "labels", "values"]
 
 
 class Augment(Section):
@@ -178,6 +178,9 @@ class AnyModel(Model):
     answers: Answers | None = Field(
         None, description="what it answers with; needed where the kind of file does not say it"
     )
+    answers_checked: bool = Field(
+        False, description="its answers are logits as 'answers' says, although they look like something else"
+    )
     python: str | None = Field(None, description="interpreter with keras that runs a Keras file; found when absent")
     endpoint: Endpoint | None = Field(None, description="a model that answers over HTTP")
     train: Training | None = Field(None, description="train it on the same data first")
@@ -200,6 +203,8 @@ class AnyModel(Model):
                 )
         if self.train is not None and self.answers not in (None, "logits", "values"):
             raise ValueError(f"answers: {self.answers}, but a model that is trained here answers with logits")
+        if self.answers_checked and self.answers != "logits":
+            raise ValueError("answers_checked confirms 'answers: logits': write that too, or drop answers_checked")
         if self.python is not None and not self.file:
             raise ValueError("python is the interpreter of a Keras file: give file, or drop python")
         return self

@@ -21,7 +21,8 @@ from potstill.core.signals import Batch
 from potstill.data.columns import Column
 from potstill.data.samples import Task
 from potstill.models.load import output_signals, output_tensor
-from potstill.teachers.answers import Answers, Array, as_logits, label_numbers
+from potstill.teachers.answers import Answers, Array, as_logits, label_numbers, misfits
+from potstill.teachers.protocol import AskedByBatch
 
 Ask = Callable[[Array], Array | Mapping[str, Array]]
 """Inputs (b, ...) to raw answers (b, c); or to several by name, the first of which is the answer."""
@@ -68,6 +69,7 @@ class Opened:
         classes: its classes in the order of its outputs, where it says so.
         outputs: names of further answers.
         has_views: whether ``lookup`` knows augmented views.
+        everything: all raw answers that ``lookup`` knows, (n,) or (n, c).
 
     """
 
@@ -83,6 +85,7 @@ class Opened:
     classes: tuple[str, ...] | None = None
     outputs: tuple[str, ...] = ()
     has_views: bool = False
+    everything: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Reading:
         num_outputs: classes or target columns.
         classes: class names in order, for labels.
         order: the column that stands for each class; None where that is all in order.
+        by_name: whether labels are names of classes and not their numbers; judged label by label when absent.
 
     """
 
@@ -102,15 +106,29 @@ class Reading:
     classes: tuple[str, ...] = ()
     order: tuple[int, ...] | None = None
     note: str = field(default="", compare=False)
+    by_name: bool | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return everything that changes what is read, as plain data."""
         named = list(self.classes) if self.answers == "labels" else []
         order = None if self.answers == "labels" else self.order
-        return {"answers": self.answers, "outputs": self.num_outputs, "classes": named, "order": order}
+        read = {"by_name": self.by_name} if self.by_name is not None else {}
+        return {"answers": self.answers, "outputs": self.num_outputs, "classes": named, "order": order, **read}
 
-    def logits(self, raw: Tensor) -> Tensor:
-        """Return (b, c) logits, or values, of raw answers that are numbers."""
+    def logits(self, raw: Tensor, *, what: str) -> Tensor:
+        """Return (b, c) logits, or values, of raw answers that are numbers.
+
+        Args:
+            raw: (b,) or (b, c).
+            what: what to call the teacher in messages.
+
+        Raises:
+            TeacherError: a row that is no distribution although it is read as one.
+
+        """
+        problem = misfits(raw, self.answers)
+        if problem:
+            raise TeacherError(f"{what} was to answer with {self.answers}, but of {len(raw)} answers {problem}.")
         if self.order is not None and self.answers != "labels":
             if raw.dim() == 1 or raw.shape[1] != len(self.order):  # one column for two classes
                 raw = as_logits(raw, self.answers, self.num_outputs)
@@ -121,11 +139,12 @@ class Reading:
     def of_array(self, raw: Array, *, what: str) -> Tensor:
         """Return (b, c) logits, or values, of raw answers as they come from another framework."""
         if self.answers == "labels":
-            return self.logits(torch.from_numpy(label_numbers(raw, self.classes, what=what)))
+            numbers = label_numbers(raw, self.classes, what=what, by_name=self.by_name)
+            return self.logits(torch.from_numpy(numbers), what=what)
         if raw.dtype.kind not in "fiu":
             raise TeacherError(f"{what} answers with {raw.dtype} values; expected numbers ({self.answers}).")
         dtype = np.float64 if self.answers == "values" else np.float32
-        return self.logits(torch.from_numpy(np.ascontiguousarray(raw, dtype=dtype)))
+        return self.logits(torch.from_numpy(np.ascontiguousarray(raw, dtype=dtype)), what=what)
 
 
 class ForeignTeacher(nn.Module):
@@ -193,7 +212,7 @@ class ForeignTeacher(nn.Module):
         return copied
 
 
-class RecordedAnswers(ForeignTeacher):
+class RecordedAnswers(AskedByBatch, ForeignTeacher):
     """A file of answers as a teacher: it knows what was said of each id, and nothing else."""
 
     def answer(self, batch: Batch) -> dict[str, Tensor]:
@@ -241,7 +260,7 @@ class ReadAs(nn.Module):
         if self.reading.answers == "labels":
             numbers = label_numbers(raw.detach().cpu().numpy(), self.reading.classes, what=self.name)
             raw = torch.from_numpy(numbers).to(raw.device)
-        logits = self.reading.logits(raw)
+        logits = self.reading.logits(raw, what=self.name)
         if not self.signals:
             return logits
         return {**output_signals(self.model, output), "logits": logits}

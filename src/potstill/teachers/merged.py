@@ -25,12 +25,12 @@ from potstill.teachers.merge import (
     merge,
     unite,
 )
-from potstill.teachers.protocol import by_batch
+from potstill.teachers.protocol import AskedByBatch, by_batch
 
 Weighting = Literal["fixed", "confidence", "attention"]
 
 
-class MergedTeacher(nn.Module):
+class MergedTeacher(AskedByBatch, nn.Module):
     """Answers with the merged answer of its members; each member sees the inputs through its own preprocessing.
 
     When to use it: several models were trained on one task, or each knows some of the classes, and a student should

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -39,14 +38,18 @@ def signal_shapes(teacher: Teacher, batch: Batch) -> dict[str, tuple[int, ...]]:
     return {name: tuple(values.shape[1:]) for name, values in teacher(batch.narrow(0, 1)).items()}
 
 
-def by_batch(model: nn.Module) -> Callable[[Batch], Mapping[str, Tensor]] | None:
-    """Return how to ask a model that needs the whole batch, because it answers by id; None for any other.
+class AskedByBatch:
+    """Marks the modules of this library that may need the whole batch, because they answer by id.
 
-    Such a model has a method ``answer(batch)`` and is asked without preprocessing. A method of another kind that
-    happens to be called ``answer`` is left alone.
+    Their ``answer`` is a method of the batch, or None where ``forward`` will do. A model of the user's is asked by
+    ``forward``, whatever methods it has.
     """
-    found = getattr(model, "answer", None)
-    if not inspect.ismethod(found) or list(inspect.signature(found).parameters) != ["batch"]:
+
+
+def by_batch(model: nn.Module) -> Callable[[Batch], Mapping[str, Tensor]] | None:
+    """Return how to ask a model that needs the whole batch; None for any other. It is asked without preprocessing."""
+    if not isinstance(model, AskedByBatch):
         return None
-    answer: Callable[[Batch], Mapping[str, Tensor]] = found
+    found: Any = model
+    answer: Callable[[Batch], Mapping[str, Tensor]] | None = found.answer
     return answer

@@ -11,10 +11,10 @@ from potstill.core.errors import TeacherError, did_you_mean
 from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
 from potstill.teachers.merge import regroup
-from potstill.teachers.protocol import by_batch
+from potstill.teachers.protocol import AskedByBatch, by_batch
 
 
-class RegroupedTeacher(nn.Module):
+class RegroupedTeacher(AskedByBatch, nn.Module):
     """Sums a teacher's probabilities over the classes that stand for each class of the data.
 
     When to use it: the teacher knows a hundred breeds and the student is to tell cats from dogs.

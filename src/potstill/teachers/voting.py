@@ -25,6 +25,7 @@ from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
+from potstill.teachers.protocol import AskedByBatch
 
 ANSWERED = "answered"
 """The signal that says whether a sample was answered, (b, 1): 1, or 0 where the teachers abstained."""
@@ -78,7 +79,7 @@ class Votes:
             )
 
 
-class VotingTeacher(nn.Module):
+class VotingTeacher(AskedByBatch, nn.Module):
     """Answers with the class that most members vote for, after noise on the counts, or not at all.
 
     When to use it: the members were trained on *disjoint* parts of data that must stay private, and a student, trained

@@ -17,7 +17,7 @@ from potstill.core import fingerprint
 from potstill.core.errors import TeacherError, UsageError, did_you_mean
 from potstill.core.functions import cause
 from potstill.core.optional import require
-from potstill.teachers.answers import Answers, Array
+from potstill.teachers.answers import Answers, Array, class_text
 from potstill.teachers.files.columns import Chosen, chosen_columns
 from potstill.teachers.files.inputs import arranged, layout_for, options_of
 from potstill.teachers.foreign import Opened, Wanted
@@ -57,7 +57,7 @@ def open_estimator(
         ask=AskEstimator(estimator, method, path.name, layout, flat, columns),
         answers=answers,
         says=f"it was asked by {method}",
-        classes=None if classes is None else tuple(str(name) for name in np.asarray(classes).tolist()),
+        classes=None if classes is None else tuple(map(class_text, np.asarray(classes).tolist())),
     )
 
 

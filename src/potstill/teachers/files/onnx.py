@@ -17,7 +17,7 @@ import torch
 from potstill.core import fingerprint
 from potstill.core.errors import TeacherError, UsageError, did_you_mean
 from potstill.core.optional import require
-from potstill.teachers.answers import Answers, Array
+from potstill.teachers.answers import Answers, Array, class_text
 from potstill.teachers.files.inputs import arranged, as_type, in_batches_of, layout_for, options_of
 from potstill.teachers.foreign import Opened, Wanted
 
@@ -25,6 +25,13 @@ OPTIONS = ("layout", "input", "output")
 _FEATURE = "a teacher from an ONNX file"
 _TYPES = {"float": "float32", "double": "float64", "float16": "float16", "uint8": "uint8", "int8": "int8"}
 _TYPES |= {f"int{bits}": f"int{bits}" for bits in (16, 32, 64)}
+_CLASSIFIERS = ("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier")
+"""Operations that know their classes and answer with a label first, then with one column for each class."""
+_IN_PLACE = (
+    *("Add", "Cast", "Clip", "Div", "Identity", "LogSoftmax", "Mean", "Mul", "Normalizer", "Scaler", "Sigmoid"),
+    *("Softmax", "Sub", "Sum"),
+)
+"""Operations that leave columns in their places."""
 _USUAL = ("logits", "output", "probabilities", "output_probability")
 """Names by which the answer is known among several outputs."""
 
@@ -62,7 +69,7 @@ def open_onnx(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str
     )  # fmt: skip
     answers, says = _answers_said(model, outputs[main], as_map, wanted)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    classes = _classes_said(metadata, as_map)
+    classes = _classes_said(metadata, as_map) or (None if as_map else _class_labels(model, main))
     ask = _Ask(_Sessions(path), what, main, further, feeds, as_map)
     if as_map:
         classes = ask.keys_of_maps(wanted)
@@ -241,6 +248,32 @@ def _classes_said(metadata: Mapping[str, str], as_map: bool) -> tuple[str, ...] 
     return None
 
 
+def _class_labels(model: Any, output: str) -> tuple[str, ...] | None:
+    """Return the class labels of the classifier that makes an output's columns, None where nothing says them.
+
+    Converters of scikit-learn, LightGBM and XGBoost write them on the classifier's node. Between it and the output
+    there may only be steps that leave the columns where they are.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    names, seen = [output], set()
+    while names:
+        name = names.pop(0)
+        node = makers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in _CLASSIFIERS:
+            held = [label for one in node.attribute if one.name.startswith("classlabels_") for label in _labels(one)]
+            return tuple(map(class_text, held)) if held and name != node.output[0] else None
+        if node.op_type in _IN_PLACE:
+            names += node.input
+    return None
+
+
+def _labels(attribute: Any) -> list[Any]:
+    return [*attribute.ints, *attribute.strings]
+
+
 @dataclass(frozen=True)
 class _Ask:
     """Answers inputs by running the file."""
@@ -275,4 +308,4 @@ class _Ask:
     def keys_of_maps(self, wanted: Wanted) -> tuple[str, ...]:
         """Return the classes of a file that answers with a mapping, by asking it about zeros."""
         replace(self)(np.zeros((1, *wanted.shape), dtype=np.float32))
-        return tuple(str(key) for key in self.keys)
+        return tuple(map(class_text, self.keys))

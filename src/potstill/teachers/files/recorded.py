@@ -81,6 +81,7 @@ def open_recorded(
         says="the task is regression" if wanted.task == "regression" else f"its column is called '{names[0]}'",
         classes=classes if wanted.task == "classification" else None,
         has_views=view is not None,
+        everything=values,
     )
 
 

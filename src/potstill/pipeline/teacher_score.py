@@ -1,0 +1,289 @@
+"""What a teacher that comes finished is worth on labelled samples, before anything is trained on its answers.
+
+Shape legend: n samples, c classes or outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from potstill.core import fingerprint, random
+from potstill.core.errors import TeacherError
+from potstill.core.files import read_json, write_json
+from potstill.core.progress import remark
+from potstill.data.samples import Samples
+from potstill.evaluation.class_order import ClassOrder, likely_order
+from potstill.evaluation.metrics import r2
+from potstill.pipeline import stages
+from potstill.pipeline.any_teacher import covers
+from potstill.pipeline.build import Job
+from potstill.pipeline.teaching import answers_of
+from potstill.pipeline.warnings import tell
+from potstill.teachers.answers import no_logits
+from potstill.teachers.foreign import ForeignTeacher, RecordedAnswers, notes_of
+from potstill.teachers.voting import VotingTeacher
+
+FILE = "teacher-score.json"
+"""What was found of a run's teacher, in the run folder, so that no run asks it twice."""
+VERSION = 1
+SCORED = 1_000
+"""Validation samples, at most, that a teacher is scored on."""
+ASKED = 2_000
+"""Labelled samples, at most, that a teacher which has to compute is asked about; recorded answers are all read."""
+CLEARLY = 2.0
+"""Standard errors that a balanced accuracy must lie above chance."""
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """What a teacher's answers to labelled samples say.
+
+    Attributes:
+        metric: accuracy, or R2 in regression.
+        value: of it, or None where the teacher was not asked.
+        samples: how many samples it is from.
+        split: ``"validation"``, or ``"training"`` where it answers for those only.
+        seconds: that one sample took; None where it was not asked.
+        unasked: why it was not asked, and what asking would cost; empty where it was.
+        warnings: what is odd about it.
+        weak: why little can be learned from it, as a sentence; empty where it is good enough.
+        stop: why nothing may be learned from it as it is; empty where nothing speaks against it.
+
+    """
+
+    metric: Literal["accuracy", "r2"]
+    value: float | None = None
+    samples: int = 0
+    split: str = ""
+    seconds: float | None = None
+    unasked: str = ""
+    warnings: tuple[str, ...] = ()
+    weak: str = ""
+    stop: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The score in words."""
+        if self.value is None:
+            return self.unasked
+        score = (
+            f"is right on {100 * self.value:.1f} % of {self.samples:,} {self.split} samples"
+            if self.metric == "accuracy"
+            else f"has an R2 of {self.value:.3f} on {self.samples:,} {self.split} samples"
+        )
+        return f"The teacher {score}{', which it may have been trained on' if self.split == 'training' else ''}."
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Everything to warn of."""
+        return (*self.warnings, *([self.weak] if self.weak else []))
+
+
+def score_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
+    """Return what a finished teacher's answers say; what the run folder knows of this very teacher is not asked again.
+
+    Args:
+        job: its data, and how the teacher is asked.
+        model: the teacher with its weights.
+        folder: the run folder; nothing is written.
+
+    Raises:
+        TeacherError: its answers are no numbers, or not what its recipe says.
+
+    """
+    held: dict[str, Any] = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    if held.pop("key", None) == _key(job, model, folder):
+        return TeacherScore(**{**held, "warnings": tuple(held["warnings"])})
+    return _scored(job, model)
+
+
+def is_finished(job: Job) -> bool:
+    """Return whether the job's teacher comes with all of its weights, so that nothing of it is trained here."""
+    section = (job.written or job.recipe).teacher
+    return section is not None and all(one.train is None for one in (section, *section.members))
+
+
+def check_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
+    """Tell what a finished teacher's answers say, and keep it in the run folder.
+
+    Raises:
+        TeacherError: it numbers its classes in another order than the data, or answers with something else than its
+            recipe says.
+
+    """
+    found = score_teacher(job, model, folder)
+    write_json(folder / FILE, {"key": _key(job, model, folder), **asdict(found)})
+    remark(found.sentence)
+    refuse(found)
+    tell(found.told, folder=folder)
+    return found
+
+
+def refuse(found: TeacherScore) -> None:
+    """Stop where nothing may be learned from a teacher as it is."""
+    if found.stop:
+        raise TeacherError(found.stop)
+
+
+def _key(job: Job, model: nn.Module, folder: Path) -> str:
+    """Return a hash of everything that the score depends on."""
+    teacher = [fingerprint.of_weights(model), answers_of(job, model, folder, keep=False)]
+    asked: list[Any] = [job.teacher.model_dump(include={"answers", "answers_checked", "class_map", "precision"})]
+    asked += [job.teacher.preprocess.model_dump(), job.teacher.merge.model_dump(), job.order_is_written]
+    return fingerprint.of_json([VERSION, teacher, asked, job.data.fingerprint, job.recipe.seed])
+
+
+def _scored(job: Job, model: nn.Module) -> TeacherScore:
+    metric: Literal["accuracy", "r2"] = "accuracy" if job.data.task == "classification" else "r2"
+    notes = tuple(notes_of(model))
+    cost = _cost(job, model)
+    if cost:
+        return TeacherScore(metric, unasked=cost, warnings=notes)
+    finished = is_finished(job)
+    parts = _samples(job, model) if finished else [_some("validation", job.data.validation, SCORED, job.recipe.seed)]
+    began = time.perf_counter()
+    with stages.live_teacher(job, model) as live:
+        answers = [stages.answers_to(job, live, samples, "asking the teacher") for _, samples in parts]
+    seconds = (time.perf_counter() - began) / sum(map(len, answers))
+    _check_numbers(job, np.concatenate(answers), finished=finished)
+    split, targets, first = parts[0][0], parts[0][1].targets[:SCORED], answers[0][:SCORED]
+    if metric == "r2":
+        value = _r2(first, targets)
+        weak = (
+            f"The teacher explains nothing of the target (R2 {value:.3f} on {len(targets):,} {split} samples): always "
+            "saying the mean would be no worse. Check its weights, teacher.preprocess and the unit of its answers."
+            if value <= 0
+            else ""
+        )
+        return TeacherScore(metric, value, len(targets), split, seconds, "", notes, weak)
+    if answers[0].shape[1] != job.data.num_outputs:  # a head learns to read it
+        return TeacherScore(metric, seconds=seconds, unasked="The teacher answers in other classes.", warnings=notes)
+    value = float((first.argmax(1) == targets).mean())
+    found = TeacherScore(metric, value, len(targets), split, seconds, "", notes, _weak(first.argmax(1), targets, split))
+    if not finished:  # it learned its order here
+        return found
+    labels = np.concatenate([samples.targets for _, samples in parts])
+    order = likely_order(np.concatenate(answers).argmax(1), labels, job.data.num_outputs, seed=job.recipe.seed)
+    return found if order is None else _with_order(job, model, found, order, len(labels))
+
+
+def _cost(job: Job, model: nn.Module) -> str:
+    """Return what asking a teacher would cost, where that is more than time; else an empty text."""
+    sections = [job.teacher, *job.teacher.members]
+    endpoints = [section.endpoint for section in sections if section.endpoint is not None]
+    if endpoints:
+        questions = min(SCORED, len(job.data.validation))
+        requests = sum(-(-questions // endpoint.batch_size) for endpoint in endpoints)
+        return (
+            f"The teacher is an endpoint and was not measured: that would be {questions:,} questions in {requests:,} "
+            "requests, at the price of whoever serves it."
+        )
+    if any(isinstance(module, VotingTeacher) for module in model.modules()):
+        return "The teacher was not measured: every question about its votes spends privacy."
+    return ""
+
+
+def _samples(job: Job, model: nn.Module) -> list[tuple[str, Samples]]:
+    """Return the labelled samples to ask about, by split: all that recorded answers know, or some."""
+    splits = [("validation", job.data.validation), ("training", job.data.train)]
+    known = [(name, samples) for name, samples in splits if len(samples) and covers(model, samples.ids)]
+    known = known or splits[1:]  # recorded answers to the training samples are checked to be all there
+    if isinstance(model, RecordedAnswers):
+        return known
+    chosen, left = [], ASKED
+    for name, samples in known:
+        count = min(left, len(samples), SCORED if name == "validation" else left)
+        if count:
+            chosen.append(_some(name, samples, count, job.recipe.seed))
+        left -= count
+        if job.data.task == "regression":  # more samples only help to find an order of classes
+            break
+    return chosen
+
+
+def _some(name: str, samples: Samples, count: int, seed: int) -> tuple[str, Samples]:
+    return name, samples.take(np.sort(random.permutation(len(samples), seed)[:count]))
+
+
+def _check_numbers(job: Job, answers: np.ndarray[Any, Any], *, finished: bool) -> None:
+    """Refuse answers that are no numbers, or that are no logits although they are read as such."""
+    if np.isnan(answers).any():
+        rows = int(np.isnan(answers).any(1).sum())
+        raise TeacherError(
+            f"teacher: of its answers to {len(answers):,} samples, {rows:,} are NaN. Check its weights and "
+            "teacher.preprocess."
+        )
+    if finished and job.data.task == "classification" and not job.teacher.answers_checked and not job.members:
+        doubt = no_logits(answers)
+        if doubt:
+            raise TeacherError(f"teacher: its answers are read as logits, but of {len(answers):,} samples {doubt}")
+
+
+def _r2(answers: np.ndarray[Any, Any], targets: np.ndarray[Any, Any]) -> float:
+    return float(r2(answers.reshape(len(targets), -1), targets.reshape(len(targets), -1)))
+
+
+def _weak(named: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], split: str) -> str:
+    """Return that a teacher is not clearly above chance, as a sentence; an empty text where it is."""
+    present, counts = np.unique(targets, return_counts=True)
+    recalls = np.array([(named[targets == label] == label).mean() for label in present])
+    balanced, chance = float(recalls.mean()), 1.0 / len(present)
+    error = float(np.sqrt((recalls * (1.0 - recalls) / counts).sum())) / len(present)
+    if balanced - CLEARLY * error > chance:
+        return ""
+    return (
+        f"The teacher is not clearly better than guessing: on {len(targets):,} {split} samples of {len(present)} "
+        f"classes its balanced accuracy is {100 * balanced:.1f} %, and guessing has {100 * chance:.1f} %. Check its "
+        "weights, teacher.preprocess and the order of data.classes."
+    )
+
+
+def _with_order(job: Job, model: nn.Module, found: TeacherScore, order: ClassOrder, asked: int) -> TeacherScore:
+    """Return the score with what another order of the classes would do: a stop where that is certain."""
+    names = [job.data.classes[label] for label in order.classes]
+    if len(order.moved) == 2:
+        first, second = (job.data.classes[output] for output in order.moved)
+        what = f"with the classes '{first}' and '{second}' exchanged"
+    else:
+        what = f"if its outputs stand for the classes in the order {', '.join(names)}"
+    evidence = (
+        f"The teacher seems to number the classes in another order than the data: it is right on "
+        f"{100 * order.given:.1f} % of the samples, and would be on {100 * order.ordered:.1f} % {what} (found on one "
+        f"half of {asked:,} labelled samples, measured on the other)."
+    )
+    line = f"data.classes: {_listed(names)}"
+    if _names_its_classes(model):
+        advice = "Its file names its classes itself and they were matched by name: check the names, and the labels."
+    elif order.certain and not job.order_is_written:
+        return replace(
+            found,
+            stop=f"{evidence} Write the order into the recipe: '{line}', or name the class of each output in "
+            "teacher.class_map. If the present order is right and the teacher is wrong for another reason (its "
+            f"preprocessing, an inverted image), write that, 'data.classes: {_listed(job.data.classes)}', and this is "
+            "a warning only.",
+        )
+    elif job.order_is_written:
+        advice = "The recipe says that the present order is right."
+    else:
+        advice = f"That is not certain. If it is so, write '{line}', or teacher.class_map."
+    return replace(found, warnings=(*found.warnings, f"{evidence} {advice}"))
+
+
+def _names_its_classes(model: nn.Module) -> bool:
+    """Return whether a teacher's own names say what its outputs stand for, so that no order is guessed."""
+    named = [module.opened.classes for module in model.modules() if isinstance(module, ForeignTeacher)]
+    return any(
+        classes is not None and list(classes) != [str(number) for number in range(len(classes))] for classes in named
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return json.dumps(list(names), ensure_ascii=False)
