@@ -396,3 +396,40 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(PotstillError, match=r'pip install "potstill\[demo\]"'):
         load("digits")
+
+
+def test_printed_data_says_what_it_is(tmp_path):
+    inputs = np.random.default_rng(0).integers(0, 256, (1500, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", x=inputs, label=np.arange(1500) % 50)
+    text = str(load(tmp_path / "d.npz"))
+    assert text.splitlines()[0] == "<Data: classification of images 1 x 8 x 8"
+    assert "train           1,050 samples, 21 of each class" in text
+    assert "classes: 50: 0, 1, 2" in text
+    assert "and 38 more" in text
+    values = str(load((np.arange(40.0), np.arange(40.0)), task="regression"))
+    assert "targets 0 to" in values
+    assert "classes" not in values
+    wide = {f"c\x1b{number}{'x' * 900}": np.arange(40) + number for number in range(300)}
+    np.savez(tmp_path / "w.npz", **wide, label=["y" * 900, "z"] * 20)
+    text = str(load(tmp_path / "w.npz"))
+    assert len(text) < 6000
+    assert "\x1b" not in text
+    assert "<Samples: 28 samples" in repr(load((np.arange(40.0), np.arange(40) % 2)).train)
+
+
+def test_samples_are_named_by_their_row_in_their_file(tmp_path):
+    random = np.random.default_rng(0)
+    train, test = random.random((60, 2)), random.random((20, 2))
+    test[[7, 11]] = train[:2]
+    for name, inputs in [("train", train), ("test", test)]:
+        np.savez(tmp_path / f"{name}.npz", x=inputs, label=np.arange(len(inputs)) % 2)
+    data = load(
+        tmp_path / "train.npz", test=tmp_path / "test.npz", validation=(random.random((9, 2)), np.arange(9) % 2)
+    )
+    text = next(finding.message for finding in data.findings if finding.code == "shared-samples")
+    assert "for example rows 7, 11 of test.npz (counted from 0)" in text
+    assert data.test.called(7) == "row 7 of test.npz"
+    assert data.test.take(slice(7, None)).called(0) == "row 7 of test.npz"
+    assert data.validation.called(3) == "row 3 of data.validation"
+    own = load({"inputs": train, "targets": np.arange(60) % 2, "ids": np.arange(60) + 900})
+    assert own.train.called(0) == f"id {own.train.ids[0]}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from potstill.core.errors import DataError
 from potstill.data.images import Decoded
-from potstill.data.samples import Array, Data, Finding, Samples, Subset, digests_of
+from potstill.data.samples import OWN_IDS, Array, Data, Finding, Ints, Samples, Subset, digests_of
 
 _LISTED = 10
 _SHIFT = 0.05
@@ -77,7 +77,9 @@ def _check_ids(name: str, samples: Samples) -> None:
 def _check_values(name: str, samples: Samples) -> None:
     bad = ~np.isfinite(samples.targets.astype(np.float64)).reshape(len(samples), -1).all(axis=1)
     if bad.any():
-        raise DataError(f"{name}: {int(bad.sum())} targets are NaN or infinite, for example id {samples.ids[bad][0]}.")
+        raise DataError(
+            f"{name}: {int(bad.sum())} targets are NaN or infinite, for example {samples.called(int(bad.argmax()))}."
+        )
     source = samples.fetch.fetch if isinstance(samples.fetch, Subset) else samples.fetch
     if isinstance(source, Decoded):
         return  # checked while it was read; reading it all again could take hours
@@ -87,10 +89,8 @@ def _check_values(name: str, samples: Samples) -> None:
             return
         rows = np.flatnonzero(~inputs.isfinite().flatten(1).all(dim=1).numpy())
         if len(rows):
-            raise DataError(
-                f"{name}: inputs hold NaN or infinite values, first in id {samples.ids[start + rows[0]]}. Repair or "
-                "remove these samples."
-            )
+            first = samples.called(start + int(rows[0]))
+            raise DataError(f"{name}: inputs hold NaN or infinite values, first in {first}. Repair or remove them.")
 
 
 def _check_classes(data: Data) -> list[Finding]:
@@ -148,13 +148,20 @@ def _shared(data: Data) -> list[Finding]:
         rows = np.flatnonzero(np.isin(digests[second], digests[first]))
         if len(rows):
             samples = data.splits[second]
-            what = [samples.names[row] if samples.names else f"id {samples.ids[row]}" for row in rows[:3]]
             text = (
                 f"{len(rows)} of {len(samples)} {second} samples are also in {first} (equal inputs), for example "
-                f"{', '.join(what)}: results on {second} look better than they are."
+                f"{_called(samples, rows[:3])}: results on {second} look better than they are."
             )
             findings.append(Finding("warning", "shared-samples", text, len(rows)))
     return findings
+
+
+def _called(samples: Samples, rows: Ints) -> str:
+    """Return what a person calls some samples."""
+    if samples.names is None and samples.rows_of is not None and len(rows) > 1:
+        numbers = ", ".join(str(int(number) % OWN_IDS) for number in samples.ids[rows])
+        return f"rows {numbers} of {samples.rows_of} (counted from 0)"
+    return ", ".join(samples.called(int(row)) for row in rows)
 
 
 def _shifted(data: Data) -> list[Finding]:

@@ -131,7 +131,12 @@ def load(
     contents, columns, remarks = _contents(raws)
     splits = {
         role: make_samples(
-            raw.ids, targets[role], contents[role].fetch, digests=contents[role].digests, names=raw.names
+            raw.ids,
+            targets[role],
+            contents[role].fetch,
+            digests=contents[role].digests,
+            names=raw.names,
+            rows_of=raw.rows_of,
         )
         for role, raw in raws.items()
     }

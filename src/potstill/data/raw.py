@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from potstill.core.errors import DataError
-from potstill.data.samples import Array, Digests, Fetch, Finding, Ints, Rows, digest_rows, id_of_text, subset
+from potstill.data.samples import OWN_IDS, Array, Digests, Fetch, Finding, Ints, Rows, digest_rows, id_of_text, subset
 
 OnBad = Literal["error", "skip"]
 _LISTED = 10
@@ -60,6 +60,7 @@ class Raw:
         own_ids: whether the ids come from the user; others are moved apart where several sources are given.
         bad: why a row cannot be used, by row number.
         findings: counted remarks of the reader.
+        rows_of: what row numbers count the rows of.
 
     """
 
@@ -71,6 +72,7 @@ class Raw:
     own_ids: bool = False
     bad: Mapping[int, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    rows_of: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -209,5 +211,5 @@ def moved_apart(raw: Raw, role: str) -> Raw:
     if raw.names is not None:
         ids = np.array([id_of_text(f"{role}:{name}") for name in raw.names], dtype=np.int64)
     else:
-        ids = raw.ids + ({"validation": 1, "test": 2}[role] << 40)
+        ids = raw.ids + {"validation": 1, "test": 2}[role] * OWN_IDS
     return replace(raw, ids=ids)

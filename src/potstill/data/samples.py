@@ -17,6 +17,7 @@ from torch import Tensor
 
 from potstill.core import fingerprint
 from potstill.core.scale import TargetScale
+from potstill.core.text import printable
 from potstill.data.columns import Column
 
 Array = NDArray[Any]
@@ -25,6 +26,9 @@ Digests = NDArray[np.uint64]
 Fetch = Callable[[Ints], Tensor]
 Task = Literal["classification", "regression"]
 Kind = Literal["image", "vector"]
+OWN_IDS = 1 << 40
+"""Row numbers are below; those of validation and test begin at multiples of it."""
+_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def subset(fetch: Fetch, rows: Ints) -> Fetch:
     return Subset(fetch.fetch, fetch.rows[rows]) if isinstance(fetch, Subset) else Subset(fetch, rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """One split.
 
@@ -84,6 +88,7 @@ class Samples:
         fingerprint: sha256 over ids, targets and content.
         names: what each sample is called, for example its file's path, or None.
         digests: (n,) uint64, a hash of each sample's content; None when nobody computed it.
+        rows_of: what the ids count the rows of, for example ``"test.csv"``; None where ids are the user's own.
 
     """
 
@@ -93,9 +98,21 @@ class Samples:
     fingerprint: str
     names: tuple[str, ...] | None = None
     digests: Digests | None = None
+    rows_of: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Samples: {_samples(len(self))}, targets {self.targets.dtype} {self.targets.shape}>"
+
+    def called(self, row: int) -> str:
+        """Return what a person calls a sample: its file, its row in the file (from 0), or the id that they gave it."""
+        if self.names is not None:
+            return self.names[row]
+        if self.rows_of is not None:
+            return f"row {int(self.ids[row]) % OWN_IDS} of {self.rows_of}"
+        return f"id {self.ids[row]}"
 
     def take(self, rows: Ints | slice) -> Samples:
         """Return some rows, in the given order, as a smaller split.
@@ -111,10 +128,11 @@ class Samples:
             subset(self.fetch, chosen),
             digests=self.digests[chosen] if self.digests is not None else digests_of(self.fetch, chosen),
             names=None if self.names is None else tuple(self.names[row] for row in chosen),
+            rows_of=self.rows_of,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Data:
     """The three splits of one task.
 
@@ -150,6 +168,9 @@ class Data:
     columns: tuple[Column, ...] = ()
     scale: TargetScale | None = None
     standardised: bool = False
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     @property
     def splits(self) -> dict[str, Samples]:
@@ -191,6 +212,54 @@ class Data:
         return replace(self, findings=self.findings + findings, label_shift=dict(label_shift))
 
 
+def describe(data: Data) -> str:
+    """Return what the data is, in a few lines for people."""
+    what = {"image": "images", "vector": "vectors"}[data.kind]
+    lines = [f"<Data: {data.task} of {what} {' x '.join(map(str, data.shape))}"]
+    for name, samples in data.splits.items():
+        lines.append(f"  {name:<10} {_samples(len(samples)):>18}{_spread(data, samples)}")
+    if data.classes:
+        lines.append(f"  classes: {len(data.classes)}: {_listed(data.classes)}")
+    elif data.num_outputs > 1:
+        lines.append(f"  targets: {data.num_outputs} numbers for each sample")
+    if data.columns:
+        lines.append(f"  columns: {len(data.columns)}: {_listed([_column(column) for column in data.columns])}")
+    for finding in data.findings[:_LISTED]:
+        lines.append(f"  {finding.level}: {_short(finding.message, 300)}")
+    if len(data.findings) > _LISTED:
+        lines.append(f"  and {len(data.findings) - _LISTED} more remarks, in .findings")
+    return "\n".join(lines) + ">"
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count:,} samples"
+
+
+def _spread(data: Data, samples: Samples) -> str:
+    if not len(samples):
+        return ""
+    if data.task == "classification":
+        counts = np.bincount(samples.targets[samples.targets >= 0], minlength=max(1, data.num_outputs))
+        low, high = counts.min(), counts.max()
+        return f", {low:,} of each class" if low == high else f", {low:,} to {high:,} of a class"
+    return f", targets {samples.targets.min():g} to {samples.targets.max():g}, mean {samples.targets.mean():g}"
+
+
+def _column(column: Column) -> str:
+    if column.categories is not None:
+        return f"{_short(column.name, 40)} ({len(column.categories)} texts)"
+    return _short(column.name, 40) + (f" ({column.width} numbers)" if column.width > 1 else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(_short(name, 40) for name in names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
+
+
+def _short(text: str, width: int) -> str:
+    return printable(text if len(text) <= width else text[: width - 3] + "...")
+
+
 def only_classes(data: Data, classes: Sequence[str]) -> Data:
     """Return the samples of some classes only, their targets numbered in the order given.
 
@@ -205,7 +274,10 @@ def only_classes(data: Data, classes: Sequence[str]) -> Data:
 
     def of(samples: Samples) -> Samples:
         kept = samples.take(np.flatnonzero(renumbered[samples.targets] >= 0))
-        return make_samples(kept.ids, renumbered[kept.targets], kept.fetch, digests=kept.digests, names=kept.names)
+        return replace(
+            make_samples(kept.ids, renumbered[kept.targets], kept.fetch, digests=kept.digests, names=kept.names),
+            rows_of=kept.rows_of,
+        )
 
     return replace(
         data,
@@ -224,6 +296,7 @@ def make_samples(
     *,
     digests: Digests | None = None,
     names: tuple[str, ...] | None = None,
+    rows_of: str | None = None,
 ) -> Samples:
     """Build a split and its fingerprint.
 
@@ -235,6 +308,7 @@ def make_samples(
         fetch: row numbers (b,) to inputs (b, ...).
         digests: (n,) uint64 content hashes; computed by fetching every row when absent.
         names: what each sample is called.
+        rows_of: what the ids count the rows of; None where they are the user's own.
 
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
@@ -242,7 +316,7 @@ def make_samples(
     if digests is None:
         digests = digests_of(fetch, np.arange(len(ids), dtype=np.int64))
     parts = [fingerprint.of_array(part) for part in (ids, *_hashed(targets), digests)]
-    return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests)
+    return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests, rows_of)
 
 
 def _hashed(targets: Array) -> list[Array]:

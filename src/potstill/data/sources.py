@@ -101,7 +101,8 @@ def _read_one(source: Any, role: str, options: Options) -> Raw:
     if raw.labels.shape[0] != len(raw.ids) or not raw.labels.ndim:
         raise DataError(f"{role}: {len(raw)} inputs but targets of shape {raw.labels.shape}; expected one for each.")
     found = texts_of(raw.labels, role) if options.task == "classification" else with_gaps(raw.labels)
-    return replace(raw, labels=found, bad={**missing(found), **raw.bad})
+    rows_of = None if raw.own_ids else Path(source).name if isinstance(source, str | Path) else f"data.{role}"
+    return replace(raw, labels=found, bad={**missing(found), **raw.bad}, rows_of=rows_of)
 
 
 def _is_plain_text(source: Any) -> bool:

@@ -167,7 +167,9 @@ def _on_disk(data: Data, folder: Path, key: str) -> Data | None:
     found: dict[str, Samples] = {}
     for name, samples in data.splits.items():
         inputs = torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
-        found[name] = make_samples(samples.ids, samples.targets, Rows(inputs), names=samples.names)
+        found[name] = make_samples(
+            samples.ids, samples.targets, Rows(inputs), names=samples.names, rows_of=samples.rows_of
+        )
     return _with_features(data, found)
 
 
