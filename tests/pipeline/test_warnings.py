@@ -47,18 +47,18 @@ def texts(caught: list[warnings.WarningMessage]) -> list[str]:
 
 def test_a_leak_is_told_by_plan_label_run_a_second_run_and_the_page(base: Path) -> None:
     recipe: Recipe = loads(LEAKING)
-    assert [LEAK in text for text in plan(recipe, out=base / "run", base=base).warnings] == [True]
+    assert sum(LEAK in text for text in plan(recipe, out=base / "run", base=base).warnings) == 1
     for work in (label, run, run):  # the second run finds everything finished, and its numbers are as wrong
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             work(recipe, out=base / "run", base=base)
-        assert [LEAK in text for text in texts(caught)] == [True], work
+        assert sum(LEAK in text for text in texts(caught)) == 1, work
     finished = Run(base / "run")
-    assert [LEAK in text for text in finished.warnings] == [True]
+    assert sum(LEAK in text for text in finished.warnings) == 1
     assert finished.summary()["warnings"] == list(finished.warnings)
     page = finished.report.read_text(encoding="utf-8")
     assert page.count(LEAK) == 1
-    assert re.search(r'<h2 id="warnings-title">1 warning</h2>', page)
+    assert re.search(rf'<h2 id="warnings-title">{len(finished.warnings)} warnings?</h2>', page)
 
 
 def test_each_warning_is_told_once_a_run(tmp_path: Path) -> None:
