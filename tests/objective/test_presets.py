@@ -13,6 +13,7 @@ from potstill.core.errors import UsageError
 from potstill.losses.transforms import standardize_logits
 from potstill.objective import Objective, Schedule, Term, as_section, check, preset, term_from
 from potstill.objective.presets import LAYERS, PRESETS, layers_read, preset_options
+from potstill.objective.presets.settings import MADE_FOR, at_hand
 
 PAGE = (Path(__file__).parents[2] / "docs/methods/presets.md").read_text(encoding="utf-8")
 PAIRS = {
@@ -94,7 +95,7 @@ def test_settings_are_the_papers() -> None:
             (
                 losses.decoupled_kd,
                 Schedule("linear", end=1.0, **first),
-                {"temperature": 4.0, "target_weight": 1.0, "non_target_weight": 8.0},
+                {"temperature": 4.0, "target_weight": 1.0, "non_target_weight": 2.0},
             ),
         ],
         "nkd": [
@@ -225,3 +226,10 @@ def test_every_preset_has_a_row_on_its_page() -> None:
         used = {term.loss.__name__ for term in made(name).terms}
         assert used <= named, (name, used - named)
         assert set(re.findall(r"\w+", cells[1])) & set(LAYERS) == set(layers_read(name)), name
+
+
+def test_what_settings_were_made_for_is_said_of_presets_that_there_are() -> None:
+    assert len(MADE_FOR) > 25
+    assert set(MADE_FOR) <= set(PRESETS)
+    for name in set(PRESETS) - set(MADE_FOR):
+        assert at_hand(name, 1000) == {}

@@ -119,7 +119,10 @@ def recorded(job: Job, folder: Path, model: nn.Module | None = None) -> Teacher:
 def trained(job: Job, teacher: Teacher, folder: Path) -> list[dict[str, float]]:
     """Train with another seed than the store's, and return for each epoch the means of the terms."""
     accelerator, seed = start("cpu"), job.recipe.seed + 1
-    stages.train_student(job, folder, accelerator=accelerator, seed=seed, kind="distilled", teacher=teacher)
+    settings = job.recipe.training
+    stages.train_student(
+        job, folder, accelerator=accelerator, seed=seed, kind="distilled", teacher=teacher, settings=settings
+    )
     return history(folder)
 
 

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from potstill.cli import app
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.models import save_weights, zoo
+from potstill.objective import Objective, term_from
 from potstill.objective.presets import PRESETS
 from potstill.pipeline import plan, stages
 from potstill.pipeline.build import Job, build_job
 from potstill.pipeline.keys import keys
+from potstill.pipeline.objectives import build_objective, made_for, terms_of
 from potstill.recipe.schema import PresetSection
 from potstill.recipe.yaml import dump, loads
 
@@ -189,10 +191,29 @@ def test_every_preset_trains_on_digits(name: str, tmp_path: Path) -> None:
     job = job_of(objective, base=tmp_path, text=text)
     teacher = stages.live_teacher(job, job.make_teacher()) if job.objective.needs_teacher else None
     result = stages.train_student(
-        job, tmp_path / "run", accelerator=Accelerator(cpu=True), seed=0, kind="distilled", teacher=teacher
-    )
+        job, tmp_path / "run", accelerator=Accelerator(cpu=True), seed=0, kind="distilled", teacher=teacher,
+        settings=job.recipe.training,
+    )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert lines
     assert 0 <= result.best_validation <= 1
     weights = torch.cat([parameter.flatten() for parameter in job.make_student(0).parameters()])
     assert weights.isfinite().all()
+
+
+def test_a_thousand_classes_get_the_settings_for_imagenet_unless_options_say_otherwise() -> None:
+    def options(objective: str, classes: int) -> dict:
+        recipe = loads(f"data: {{train: x}}\nteacher: {{file: t.pt}}\nstudent: {{model: m}}\nobjective: {objective}")
+        found, section = build_objective(
+            recipe, base=Path(), student=None, teacher=None, inputs=None, num_outputs=classes
+        )
+        resolved = recipe.model_copy(update={"objective": section})
+        assert found.describe() == Objective([term_from(term, Path()) for term in terms_of(resolved)]).describe()
+        assert "CIFAR-100" in made_for(resolved)
+        return dict(found.terms[1].options)
+
+    assert options("dkd", 10)["non_target_weight"] == 2.0
+    assert options("dkd", 1000) == {"temperature": 1.0, "target_weight": 1.0, "non_target_weight": 0.5}
+    assert options("{preset: dkd, options: {non_target_weight: 2}}", 1000)["non_target_weight"] == 2.0
+    assert options("dist", 1000) == {"temperature": 1.0}
+    assert made_for(loads("data: {train: x}\nteacher: null\nstudent: {model: cnn}\nobjective: jsd\n")) == ""

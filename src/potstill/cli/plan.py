@@ -70,6 +70,8 @@ def _print(planned: Mapping[str, Any]) -> None:
         show.echo(planned["teacher"]["sentence"])
     if planned.get("objective"):
         show.echo("objective: " + "\n         + ".join(planned["objective"]))
+    if planned.get("made_for"):
+        show.echo(f"  settings made for {planned['made_for']}; here {data.get('train', 0):,} samples")
     for kind, pairs in _by_kind(planned.get("layers", ())).items():
         show.echo(f"{kind}: " + ", ".join(f"{one} from {other}" for one, other in pairs))
     show.echo()

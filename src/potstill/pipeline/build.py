@@ -204,6 +204,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
             student=Side("student", lambda: make_student(recipe.seed), student_preprocess),
             teacher=_taught_by(recipe, make_teacher, teacher_preprocess, make_student, student_preprocess),
             inputs=lambda count: _first_inputs(recipe, data, count),
+            num_outputs=data.num_outputs,
         )
         recipe = recipe.model_copy(update={"objective": resolved})
     objective = with_peers(objective, len(recipe.peers), recipe.mutual, recipe.task)

@@ -16,6 +16,7 @@ from potstill.models import Preprocessor, Stages, find_stages, tap
 from potstill.objective import Objective, as_section, preset, term_from
 from potstill.objective.layers import WAYS, Pairs, last, most_alike, uniform
 from potstill.objective.presets import layers_read
+from potstill.objective.presets.settings import MADE_FOR, at_hand
 from potstill.pipeline.any_teacher import describe_source, is_foreign
 from potstill.recipe import schema
 
@@ -34,7 +35,13 @@ class Side:
 
 
 def build_objective(
-    recipe: schema.Recipe, *, base: Path, student: Side, teacher: Side | None, inputs: Callable[[int], Tensor]
+    recipe: schema.Recipe,
+    *,
+    base: Path,
+    student: Side,
+    teacher: Side | None,
+    inputs: Callable[[int], Tensor],
+    num_outputs: int,
 ) -> tuple[Objective, str | schema.PresetSection | list[schema.TermSection]]:
     """Build the recipe's objective: a preset, or its list of terms.
 
@@ -44,9 +51,11 @@ def build_objective(
         student: the student.
         teacher: the teacher, or None where there is none.
         inputs: returns that many training samples.
+        num_outputs: classes, or target columns.
 
     Returns:
-        the objective, and the recipe's section with every layer that was found filled in.
+        the objective, and the recipe's section with every layer that was found filled in, and every option whose
+        reference value is another one for so many classes.
 
     Raises:
         PotstillError: an objective that cannot work, or layers that cannot be found.
@@ -59,8 +68,10 @@ def build_objective(
     reads = layers_read(section.preset)
     _check_layers(section, reads)
     found = _layers(section, reads, recipe, student, teacher, inputs) if reads else {}
-    section = section.model_copy(update={kind: dict(pairs) for kind, pairs in found.items()})
-    return _preset(section, recipe.task), section if found else wanted
+    sized = at_hand(section.preset, num_outputs) if recipe.task == "classification" else {}
+    options = {"options": {**sized, **section.options}} if sized else {}
+    section = section.model_copy(update={**{kind: dict(pairs) for kind, pairs in found.items()}, **options})
+    return _preset(section, recipe.task), section if found or sized else wanted
 
 
 def terms_of(recipe: schema.Recipe) -> list[dict[str, Any]]:
@@ -85,6 +96,14 @@ def _named_layers(section: schema.PresetSection) -> dict[str, dict[str, str]]:
     """Return the layers that a section names, by what they are read for."""
     kinds = {"layers": section.layers, "embedding": section.embedding, "projections": section.projections}
     return {kind: pairs for kind, pairs in kinds.items() if isinstance(pairs, dict)}
+
+
+def made_for(recipe: schema.Recipe) -> str:
+    """Return what the settings of the recipe's preset were made for; empty for terms and settings of our own."""
+    wanted = recipe.objective
+    if isinstance(wanted, list):
+        return ""
+    return MADE_FOR.get(wanted if isinstance(wanted, str) else wanted.preset, "")
 
 
 def layers_of(recipe: schema.Recipe) -> list[dict[str, str]]:

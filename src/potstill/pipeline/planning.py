@@ -26,7 +26,7 @@ from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.inputs import Inputs
 from potstill.pipeline.keys import ANSWERS, KINDS, Keys, keys, store_name, student_runs
 from potstill.pipeline.makers import preprocessor
-from potstill.pipeline.objectives import layers_of, terms_of
+from potstill.pipeline.objectives import layers_of, made_for, terms_of
 from potstill.pipeline.racing import Race, chosen_rates, training_settings
 from potstill.pipeline.stage_runner import Look, Training, look_at
 from potstill.pipeline.teacher_score import TeacherScore, is_finished, refuse, score_teacher
@@ -72,6 +72,8 @@ class Plan:
     """The objective as a recipe's list of terms; empty where it was given as a Python object."""
     layers: tuple[dict[str, str], ...]
     """Which layers a preset reads, by ``for``, ``student`` and ``teacher``."""
+    made_for: str
+    """What the settings of a preset were made for; empty where they are no reference's."""
     store: dict[str, Any] | None
     data: dict[str, Any]
     disk_free: int
@@ -133,6 +135,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         objective=tuple(job.objective.describe()),
         terms=() if job.given.objective else tuple(terms_of(job.recipe)),
         layers=tuple(layers_of(job.recipe)),
+        made_for="" if job.given.objective or job.data.task != "classification" else made_for(job.recipe),
         store=store,
         data=describe_data(job.data),
         disk_free=free,
