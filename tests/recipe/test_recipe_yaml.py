@@ -466,3 +466,26 @@ def test_recipes_of_before_that_name_resamples_are_still_read() -> None:
     recipe = loads(MINIMAL + "evaluation: {resamples: 300, threads: 2}\n")
     assert recipe.evaluation.threads == 2
     assert "resamples" not in dump(recipe)
+
+
+BAD_TEXTS = {
+    "half a character": ('seed: "\\ud800"', "1: a text holds U.D800"),
+    "NUL": ('data: {train: "a\\0b"}', "data.train: a name holds a NUL character"),
+    "a number without end": ("seed: 0x" + "f" * 20_000, "a number of 20,002 digits"),
+    "a text without end": ("device: " + "m" * 100_000, "a text of 100,000 characters"),
+    "a key without end": ("k" * 1000 + ": 1", "a key of 1,000 characters"),
+    "lists without end": ("objective: " + "[" * 5_000, "nested too deeply"),
+    "unknown keys without end": ("\n".join(f"key{number}: 1" for number in range(5_000)), r"and 4,99[0-9] more$"),
+    "wrong items without end": (f"objective: [{', '.join('3' * 5_000)}]", "5,002 problems"),
+    "one key without end": ("seed: 1\n" * 5_000, r"and 4,99[0-9] more$"),
+    "more than a recipe": ("# " + "x" * 1_100_000, "larger than 1 MB"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_what_a_broken_program_writes_is_refused_in_few_words(tmp_path: Path, name: str) -> None:
+    text, words = BAD_TEXTS[name]
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        read(tmp_path / "r.yaml")
+    assert len(str(caught.value)) < 1_500

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 from potstill.core.text import printable
 
+_LONGEST_NAME, _LISTED = 200, 100
+
 
 class PotstillError(Exception):
     """A problem the user can act on. The command line prints the message without a traceback and exits 1.
@@ -60,7 +62,9 @@ class PotstillWarning(UserWarning):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, else the list of known names."""
     options = sorted(known)
-    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    # Comparing takes time that grows with the square of the length.
+    close = get_close_matches(name, options, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Known: {', '.join(options)}." if options else ""
+    more = f" and {len(options) - _LISTED} more" if len(options) > _LISTED else ""
+    return f" Known: {', '.join(options[:_LISTED])}{more}." if options else ""

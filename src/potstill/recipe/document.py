@@ -14,6 +14,9 @@ Place = tuple[str | int, ...]
 
 LARGEST = 100_000
 """More values than this is an alias bomb, not a recipe."""
+_LONGEST_TEXT, _LONGEST_KEY, _LONGEST_NUMBER = 65_536, 200, 400
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which nothing can hold."""
 
 TAG = "tag:yaml.org,2002:"
 CORE_TYPES = (
@@ -125,20 +128,28 @@ def _convert(
 
 
 def _shown(tag: str) -> str:
-    return "!!" + tag.removeprefix(TAG) if tag.startswith(TAG) else tag
+    return ("!!" + tag.removeprefix(TAG) if tag.startswith(TAG) else tag)[:60]
 
 
 def _key(node: yaml.Node) -> str:
     value = _scalar(node) if isinstance(node, yaml.ScalarNode) else None
+    if isinstance(value, str) and len(value) > _LONGEST_KEY:
+        raise DocumentError(_line(node), f"a key of {len(value):,} characters; at most {_LONGEST_KEY} are allowed")
     if not isinstance(value, str):
-        shown = f"'{node.value}'" if isinstance(node, yaml.ScalarNode) else "a list or section"
+        shown = f"'{node.value[:60]}'" if isinstance(node, yaml.ScalarNode) else "a list or section"
         raise DocumentError(_line(node), f"a key must be text, got {shown}; write it in quotes if it is meant")
     return value
 
 
 def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
     text: str = node.value
+    if len(text) > _LONGEST_TEXT:
+        raise DocumentError(_line(node), f"a text of {len(text):,} characters; at most {_LONGEST_TEXT:,} are allowed")
+    if unfit := _NO_TEXT.search(text):
+        raise DocumentError(_line(node), f"a text holds U+{ord(unfit[0]):04X}, which is no character; remove it")
     kind = str(node.tag).removeprefix(TAG)
+    if kind in ("int", "float") and len(text) > _LONGEST_NUMBER:
+        raise DocumentError(_line(node), f"a number of {len(text):,} digits; at most {_LONGEST_NUMBER} are allowed")
     try:
         if kind == "str":
             return text

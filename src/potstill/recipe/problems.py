@@ -30,6 +30,9 @@ _EXPECTED = {
     "dict_type": "a section of keys and values",
     "model_type": "a section of keys and values",
 }
+_NAMED, _LONGEST_GUESS = 10, 60
+EXAMINED = 50
+"""Errors that are put into words; who makes more does not read them all."""
 _KINDS = ("string_type", "list_type", "dict_type", "model_type", "float_type", "int_type", "bool_type")
 """Errors that say a value is of another kind altogether."""
 _BOUNDS = {
@@ -78,9 +81,10 @@ def without_empty_sections(value: Any, section: type[BaseModel] = Recipe) -> Any
 
 
 def explain(error: ValidationError, root: type[BaseModel] = Recipe) -> list[tuple[Place, str]]:
-    """Return ``(place, message)`` for everything that does not fit the schema, each place once."""
+    """Return ``(place, message)`` for what does not fit the schema, each place once; at most `EXAMINED` of it."""
     problems = [
-        (*_without_union_tags(root, tuple(details["loc"])), details) for details in error.errors(include_url=False)
+        (*_without_union_tags(root, tuple(details["loc"])), details)
+        for details in error.errors(include_url=False)[:EXAMINED]
     ]
     refused: dict[Place, list[ErrorDetails]] = {}
     for place, is_choice, details in problems:
@@ -124,7 +128,8 @@ def describe(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)} {'item' if len(value) == 1 else 'items'}"
     if isinstance(value, dict):
-        return f"a section with {', '.join(map(repr, value)) or 'no keys'}"
+        names = ", ".join(map(repr, list(value)[:_NAMED])) + (", ..." if len(value) > _NAMED else "")
+        return f"a section with {names or 'no keys'}"
     return f"{type(value).__name__}"
 
 
@@ -186,7 +191,7 @@ def _message(root: type[BaseModel], place: Place, details: ErrorDetails) -> str:
         return f"must be {words} {context[key]:,.12g}, got {given}{meaning}"
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", str(context["expected"]))
-        close = get_close_matches(str(given), options, n=1)
+        close = get_close_matches(str(given)[:_LONGEST_GUESS], options, n=1)
         hint = f". Did you mean '{close[0]}'?" if close else ""
         return f"expected {context['expected']}, got {describe(given)}{hint}"
     if kind == "value_error":
@@ -226,6 +231,8 @@ def _unknown_key(root: type[BaseModel], place: Place) -> str:
 
 def _instead(root: type[BaseModel], place: Place, kind: str, given: Any) -> str:
     """Return what to write in the place of a value of the wrong type, where that can be guessed."""
+    if isinstance(given, str) and len(given) > _LONGEST_GUESS:
+        return ""
     if kind == "bool_type" and isinstance(given, str):
         for word, meant in (("true", ("yes", "on", "true", "y")), ("false", ("no", "off", "false", "n"))):
             if given.lower() in meant:

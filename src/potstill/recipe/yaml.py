@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePath
@@ -15,12 +15,16 @@ from pydantic import ValidationError
 from potstill.core.errors import UsageError
 from potstill.core.explain import clear_errors
 from potstill.recipe.document import CORE_TYPES, TAG, DocumentError, Place, parse
-from potstill.recipe.problems import describe, explain, without_empty_sections
+from potstill.recipe.problems import EXAMINED, describe, explain, without_empty_sections
 from potstill.recipe.schema import Recipe
 from potstill.recipe.section import Section
 from potstill.recipe.text import TextRecipe
 
 S = TypeVar("S", bound=Section)
+_LISTED, _LISTED_OF_MANY = 20, 5
+_FREE = ("args", "options", "head_options", "parameters")
+_NUL = "a name holds a NUL character; remove it"
+_LARGEST_FILE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,14 @@ def _content(path: Path) -> str:
         hint = f" Did you mean '{path / inside[0]}'?" if inside else ""
         raise UsageError(f"{path} is a folder; a recipe is a YAML file.{hint}")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         raise UsageError(f"There is no recipe {path}.{_neighbours(path)}") from None
     except OSError as error:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+    if len(content) > _LARGEST_FILE:
+        raise UsageError(f"{path} is larger than {_LARGEST_FILE / 1e6:g} MB; it is something else than a recipe.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -124,15 +131,26 @@ def _checked(
     schema: type[S],
 ) -> S:
     """Return ``value`` as a recipe, or raise everything that is wrong with it."""
-    found = list(problems)
+    found, more = [*problems, *((_origin(origins, place), place, _NUL) for place in _with_nul(value))], 0
     try:
         recipe = schema.model_validate(without_empty_sections(value, schema), strict=True)
     except ValidationError as error:
         found += [(_origin(origins, place), place, message) for place, message in explain(error, schema)]
+        more = max(0, error.error_count() - EXAMINED)
     else:
         if not found:
             return recipe
-    raise _refused(source, found)
+    raise _refused(source, found, more)
+
+
+def _with_nul(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Yield where a NUL stands that no file, model or column can have in its name; arguments of functions may."""
+    if isinstance(value, str) and "\0" in value:
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if key not in _FREE:
+            yield from _with_nul(item, (*place, key))
 
 
 def dump(recipe: Section) -> str:
@@ -193,12 +211,17 @@ def _origin(origins: Mapping[Place, _Origin], place: Place) -> _Origin:
     return next(origins[place[:end]] for end in range(len(place), -1, -1) if place[:end] in origins)
 
 
-def _refused(source: str, problems: Sequence[tuple[_Origin, Place, str]]) -> UsageError:
+def _refused(source: str, problems: Sequence[tuple[_Origin, Place, str]], more: int) -> UsageError:
     ordered = sorted(problems, key=lambda problem: problem[0].order)
     lines = [f"{origin.label}: {_dotted(place)}: {message}" for origin, place, message in ordered]
-    if len(lines) == 1:
+    if len(lines) + more == 1:
         return UsageError(lines[0])
-    return UsageError(f"{len(lines)} problems in {source}:\n" + "\n".join(f"  {line}" for line in lines))
+    count = len(lines) + more
+    if count > _LISTED:
+        # Something else than a recipe, or one made by a broken program: its first lines say enough.
+        lines = [line if len(line) <= 120 else f"{line[:117]}..." for line in lines[:_LISTED_OF_MANY]]
+        lines.append(f"and {count - len(lines):,} more")
+    return UsageError(f"{count:,} problems in {source}:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def _recipes_in(folder: Path) -> list[str]:
