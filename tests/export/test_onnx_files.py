@@ -69,10 +69,12 @@ def test_one_file_with_metadata_and_nothing_private(digits: Any, curve: Any) -> 
         assert proto.graph.input[0].name == "input"
         assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
         assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-        assert [output.name for output in proto.graph.output] == ["logits"]
+        assert [output.name for output in proto.graph.output] == ["logits", "probabilities"]
         assert b"conftest" not in path.read_bytes()
         assert b".py" not in path.read_bytes()
     assert [output.name for output in onnx.load(curve.exact).graph.output] == ["values"]
+    with pytest.raises(UsageError, match="has no 'probabilities'"):
+        OnnxModel(curve.exact).probabilities(curve.test[:1])
     assert "int8" in OnnxModel(digits.int8).metadata["quantization"]
     assert "quantization" not in OnnxModel(digits.exact).metadata
 

@@ -45,6 +45,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     shown_seed: int | None = None,
     others: Mapping[str, Array] | None = None,
+    temperatures: Mapping[str, float] | None = None,
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
@@ -67,6 +68,8 @@ def evaluate(
         shown_seed: the distilled student whose disagreements with the teacher are listed; the first when absent.
         others: name -> (n, c) outputs of further models to show beside these: the members of a merged teacher, the
             assistants of a chain. The best of them is compared with the teacher as ``"teacher-<name>"``.
+        temperatures: model -> what its logits are divided by, see `calibrate`; log loss and calibration error are then
+            also measured calibrated.
         limits: the budget, measured; see also `with_limits`.
         metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
@@ -96,6 +99,15 @@ def evaluate(
         usable = ", ".join(name for name in tables if name not in ABOUT_TEACHER)
         raise UsageError(f"The metric of a {task} task is one of {usable}; got '{headline}'.")
     measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
+    if task == "classification" and temperatures:
+        divided = {
+            name: [np.asarray(each, dtype=np.float64) / temperatures[name] for each in found]
+            for name, found in outputs.items()
+            if name in temperatures
+        }
+        scored_again, differences_again = _compare(_CALIBRATED, divided, np.asarray(targets), headline, ())
+        measured = {name: found | scored_again.get(name, {}) for name, found in measured.items()}
+        differences = {pair: found | differences_again.get(pair, {}) for pair, found in differences.items()}
     n = len(targets)
     models = {
         name: ModelScores(
@@ -255,6 +267,13 @@ def _tables(task: Task, teacher: Array | None) -> dict[str, Measure]:
         found["agreement"] = lambda logits, _: of_mean(metrics.example_agreement(logits, teacher))
         found["kl_to_teacher"] = lambda logits, _: of_mean(metrics.example_kl_to_teacher(logits, teacher))
     return found
+
+
+_CALIBRATED: Mapping[str, Measure] = {
+    "nll_calibrated": lambda logits, targets: of_mean(metrics.example_nll(logits, targets)),
+    "ece_calibrated": delete_one.ece,
+}
+"""What is measured again of logits that are divided by a temperature."""
 
 
 def _measured(measure: Measure, outputs: Sequence[Array], targets: Array) -> tuple[Floats, Floats] | None:

@@ -44,6 +44,8 @@ RANGES = {
     "nll": Range(0.0, np.inf, higher_is_better=False),
     "brier": Range(0.0, 2.0, higher_is_better=False),
     "ece": Range(0.0, 1.0, higher_is_better=False),
+    "nll_calibrated": Range(0.0, np.inf, higher_is_better=False),
+    "ece_calibrated": Range(0.0, 1.0, higher_is_better=False),
     "agreement": Range(0.0, 1.0, higher_is_better=True, rate=True),
     "kl_to_teacher": Range(0.0, np.inf, higher_is_better=False),
     "mae": Range(0.0, np.inf, higher_is_better=False),

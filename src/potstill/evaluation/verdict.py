@@ -183,6 +183,13 @@ def judge(
             f"Its confidence is {change} calibrated than that of the student trained alone: calibration error "
             f"{scores['distilled']['ece']:.3f} against {scores['alone']['ece']:.3f}."
         )
+    calibrated = {name: found["ece_calibrated"] for name, found in scores.items() if "ece_calibrated" in found}
+    if "distilled" in calibrated and calibrated["distilled"] != scores["distilled"]["ece"]:
+        beside = f" ({calibrated['alone']:.3f} alone)" if "alone" in calibrated else ""
+        sentences.append(
+            "The probabilities in its exported files are calibrated by one temperature, fitted on validation: "
+            f"calibration error {calibrated['distilled']:.3f}{beside}."
+        )
     if num_seeds < SEEDS_FOR_A_CLAIM:
         sentences.append(
             f"With {_count(num_seeds, 'seed')} this is about these trained weights only: training again could come out "

@@ -19,6 +19,8 @@ _NAMES = {
     "nll": "Negative log-likelihood",
     "brier": "Brier score",
     "ece": "Expected calibration error",
+    "nll_calibrated": "Negative log-likelihood, calibrated",
+    "ece_calibrated": "Expected calibration error, calibrated",
     "r2": "R2",
     "rmse": "RMSE",
     "mae": "MAE",
@@ -172,6 +174,11 @@ def _use(student: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"The model takes {kind} inputs of shape (batch, {shape}), as the data has them: preprocessing is inside."]
     if student.get("classes"):
         lines.append(f"Its {len(student['classes'])} classes are listed in `{CONFIG}`, in the order of the outputs.")
+    if student.get("temperature"):
+        lines.append(
+            f"Its ONNX files answer `logits` and `probabilities`: softmax(logits / {student['temperature']:.4g}), a "
+            "temperature fitted on the validation split."
+        )
     code = []
     if files:
         code += [

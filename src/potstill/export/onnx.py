@@ -36,7 +36,7 @@ Array = np.ndarray[Any, Any]
 OPSET = 18
 """The newest operator set that every supported torch writes natively."""
 
-EXACT = ("preprocess", "restore")
+EXACT = ("preprocess", "restore", "calibrate")
 """Nodes whose names start with these scale what goes in and what comes out; int8 leaves them as they are."""
 
 _ONE_FILE = 2**31 - 2**20
@@ -86,12 +86,13 @@ def export_onnx(
     recipe_hash: str = "",
     scale: TargetScale | None = None,
     columns: Sequence[Column] = (),
+    temperature: float = 1.0,
 ) -> Path:
     """Write a model and its preprocessing to one float32 ONNX file.
 
-    The file's input is named ``input``, of the examples' type and shape with any batch size; its output is ``logits``
-    (classification) or ``values`` (regression). Labels, recipe hash, task and version are in its metadata. The model
-    is not changed. Nothing is left behind on failure.
+    The file's input is named ``input``, of the examples' type and shape with any batch size. Its outputs are ``logits``
+    and ``probabilities``, which are calibrated (classification), or ``values`` (regression). Labels, recipe hash, task,
+    temperature, columns and version are in its metadata. The model is not changed. Nothing is left behind on failure.
 
     Args:
         model: the trained model.
@@ -103,6 +104,7 @@ def export_onnx(
         recipe_hash: of the recipe that made the model.
         scale: the standard units that the model learned values in; the file answers in the target's.
         columns: the columns of the table that the model learned on; they stand in the metadata.
+        temperature: that a classifier's logits are divided by before they become probabilities.
 
     Raises:
         UsageError: no example inputs, or a model too large for one file.
@@ -117,7 +119,9 @@ def export_onnx(
     if size > _ONE_FILE:
         raise UsageError(f"The model has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB.")
     prepare = _Prepare(copy.deepcopy(preprocess).cpu(), example_inputs.shape[1:])
-    student = Student(copied(model).cpu(), prepare, task=task, classes=classes, scale=scale).eval()
+    student = _WithProbabilities(
+        copied(model).cpu(), prepare, task=task, classes=classes, scale=scale, temperature=temperature
+    ).eval()
     without_computed_weights(student.model)
     # With one row the exporter would take the batch size for a constant.
     example = example_inputs[:1].cpu().repeat(2, *[1] * (example_inputs.dim() - 1))
@@ -131,7 +135,7 @@ def export_onnx(
                 opset_version=OPSET,
                 external_data=False,
                 input_names=["input"],
-                output_names=["logits" if task == "classification" else "values"],
+                output_names=["logits", "probabilities"] if task == "classification" else ["values"],
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
@@ -151,6 +155,8 @@ def export_onnx(
         "task": task,
         "potstill_version": package_version(),
     }
+    if task == "classification":
+        wanted["temperature"] = repr(float(temperature))
     if columns:
         wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
     set_metadata(proto, wanted)
@@ -158,6 +164,14 @@ def export_onnx(
     with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return Path(path)
+
+
+class _WithProbabilities(Student):
+    """A classifier as it goes into a file: with both its outputs."""
+
+    def forward(self, inputs: Tensor | Any) -> Any:
+        logits = super().forward(inputs)
+        return logits if self.calibrate is None else (logits, self.calibrate(logits))
 
 
 def _name_exact(proto: Any) -> None:
@@ -247,18 +261,33 @@ class OnnxModel:
         except Exception as error:
             raise UsageError(f"{path} is not a readable ONNX model: {' '.join(str(error).split())[:300]}") from error
         self._input = self._session.get_inputs()[0]
+        self._outputs = [output.name for output in self._session.get_outputs()]
         self._dtype = np.dtype(np.uint8 if self._input.type == "tensor(uint8)" else np.float32)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.columns = tuple(Column.from_json(column) for column in json.loads(self.metadata.get("columns", "[]")))
 
+    def probabilities(self, inputs: Array | Tensor | Any) -> Array:
+        """Return calibrated class probabilities (b, c) of inputs as for a call.
+
+        Raises:
+            UsageError: as for a call, or a file without probabilities: of a regression, or written by an older version.
+
+        """
+        if "probabilities" not in self._outputs:
+            raise UsageError("The file has no 'probabilities': it answers with values, or an older version wrote it.")
+        return self._asked("probabilities", inputs)
+
     def __call__(self, inputs: Array | Tensor | Any) -> Array:
-        """Return outputs (b, c) of raw inputs (b, ...), or of named columns where the model learned on a table.
+        """Return logits or values (b, c) of raw inputs (b, ...), or of named columns for a model of tables.
 
         Raises:
             DataError: a column is missing, or has another type than in training.
             UsageError: inputs of another type or shape than the file's.
 
         """
+        return self._asked(self._outputs[0], inputs)
+
+    def _asked(self, output: str, inputs: Array | Tensor | Any) -> Array:
         if self.columns and not isinstance(inputs, Tensor | np.ndarray):
             inputs = encoded(inputs, self.columns)
         array = inputs.numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
@@ -268,5 +297,5 @@ class OnnxModel:
                 f"The file takes {self._dtype} inputs of shape (batch, {', '.join(map(str, expected))}); "
                 f"got {array.dtype} of shape {array.shape}."
             )
-        result: Array = self._session.run(None, {self._input.name: array})[0]
+        result: Array = self._session.run([output], {self._input.name: array})[0]
         return result

@@ -36,6 +36,18 @@ class Restore(nn.Module):
         return values.to(self.std.dtype) * self.std + self.mean
 
 
+class Calibrate(nn.Module):
+    """Class probabilities of logits: ``softmax(logits / temperature)``."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return probabilities (b, c)."""
+        return (logits / self.temperature).softmax(1)
+
+
 class Student(nn.Module):
     """A trained model behind its own preprocessing.
 
@@ -46,6 +58,7 @@ class Student(nn.Module):
         classes: class names in output order.
         scale: the standard units that the model learned values in; it answers in the target's.
         columns: the columns of the table that the model learned on; none where it was no table.
+        temperature: that makes the confidence of a classifier honest, see `potstill.evaluation.calibrate`.
 
     """
 
@@ -58,6 +71,7 @@ class Student(nn.Module):
         classes: Sequence[str] = (),
         scale: TargetScale | None = None,
         columns: Sequence[Column] = (),
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -65,6 +79,7 @@ class Student(nn.Module):
         self.task = task
         self.classes = tuple(classes)
         self.columns = tuple(columns)
+        self.calibrate = Calibrate(temperature) if task == "classification" else None
         self.restore = None if scale is None else Restore(scale)
 
     def encode(self, frame: Any) -> Tensor:
@@ -83,6 +98,18 @@ class Student(nn.Module):
                 f"The student takes tensors, not {type(frame).__name__}: it did not learn on named columns."
             )
         return torch.from_numpy(encoded(frame, self.columns))
+
+    def probabilities(self, inputs: Tensor | Any) -> Tensor:
+        """Return calibrated class probabilities (b, c), as the exported files' second output.
+
+        Raises:
+            UsageError: the student answers with values.
+
+        """
+        if self.calibrate is None:
+            raise UsageError("The student answers with values, not with classes: it has no probabilities.")
+        result: Tensor = self.calibrate(self(inputs))
+        return result
 
     def forward(self, inputs: Tensor | Any) -> Tensor:
         """Return logits or values (b, c) of raw inputs (b, ...): uint8 pixels or floats, as in the data.

@@ -48,6 +48,7 @@ def save_student(
     recipe_hash: str = "",
     scale: TargetScale | None = None,
     columns: Sequence[Column] = (),
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> Path:
     """Write ``student.safetensors`` and ``student.json`` into a folder.
@@ -70,6 +71,7 @@ def save_student(
         recipe_hash: of the recipe that made the model.
         scale: the standard units that the model learned values in.
         columns: the columns of the table that the model learned on.
+        temperature: that a classifier's logits are divided by before they become probabilities.
         seed: that it was built from.
 
     Returns:
@@ -117,6 +119,7 @@ def save_student(
             },
             "answers": _probe(student, preprocess, shape, dtype),
             "classes": list(classes),
+            "temperature": temperature if task == "classification" else None,
             "columns": [column.to_json() for column in columns],
             "scale": None if scale is None else scale.to_json(),
             "task": task,
@@ -170,7 +173,13 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
     scale = None if config.get("scale") is None else TargetScale.from_json(config["scale"])
     columns = [Column.from_json(column) for column in config.get("columns", ())]
     student = Student(
-        built, preprocess, task=config["task"], classes=config["classes"], scale=scale, columns=columns
+        built,
+        preprocess,
+        task=config["task"],
+        classes=config["classes"],
+        scale=scale,
+        columns=columns,
+        temperature=config.get("temperature") or 1.0,
     ).eval()
     expected = config.get("answers")
     if expected is not None and not _answers_like(_probe(student, preprocess, shape, dtype), expected):

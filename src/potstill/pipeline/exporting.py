@@ -23,13 +23,15 @@ from potstill.export import OnnxModel, export_onnx, parity, quantize, recommende
 from potstill.export.weights import CONFIG, UNSAVED, WEIGHTS
 from potstill.pipeline.build import Job
 from potstill.pipeline.makers import zoo_arguments
-from potstill.pipeline.proof import EXAMPLES, Array, best_seed, trained_student
+from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures, trained_student
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.hash import recipe_hash
 
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 PARITY = "parity.json"
 _BESIDE = ".export"
+_SAME = 1e-4
+"""Largest difference of a probability that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def export_student(job: Job, out: Path) -> None:
     _check_unchanged(job, model, test, out)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        entries = _write(job, model, beside, test, seed)
+        entries = _write(job, model, beside, test, seed, temperatures(out).get("distilled", 1.0))
         _replace(job, folder, beside, entries, {"seed": seed, "student": fingerprint.of_weights(model)})
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -109,7 +111,9 @@ def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predi
     return in_target_units(job, values)
 
 
-def _write(job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int) -> list[dict[str, Any]]:
+def _write(
+    job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int, temperature: float
+) -> list[dict[str, Any]]:
     """Write and check every file in a folder of its own; return an entry of ``parity.json`` for each."""
     examples = job.data.train.fetch(np.arange(2))
     by_name = job.given.student is None
@@ -131,13 +135,14 @@ def _write(job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int) 
         recipe_hash=recipe_hash(job.written or job.recipe),
         scale=job.data.scale,
         columns=_columns(job),
+        temperature=temperature,
         seed=seed,
     )
     wanted = job.recipe.export.wanted
     if not wanted:
         return []
     exact = folder / FILES["onnx"]
-    write_onnx(job, model, exact, examples)
+    write_onnx(job, model, exact, examples, temperature)
     entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
     if "onnx-int8" in wanted:
         path = folder / FILES["onnx-int8"]
@@ -157,7 +162,7 @@ def _columns(job: Job) -> tuple[Column, ...]:
     return columns if (sum(column.width for column in columns),) == tuple(job.data.shape) else ()
 
 
-def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor) -> None:
+def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor, temperature: float = 1.0) -> None:
     """Write the student as a float32 file."""
     export_onnx(
         model,
@@ -169,6 +174,7 @@ def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor) -> None
         recipe_hash=recipe_hash(job.written or job.recipe),
         scale=job.data.scale,
         columns=_columns(job),
+        temperature=temperature,
     )
 
 
@@ -204,7 +210,7 @@ def _checked(job: Job, path: Path, name: str, splits: Sequence[_Answers]) -> dic
     ]
     judged = found[-1]
     unusable = () if np.isfinite(found[0].max_abs_difference) else found[0].reasons  # on the test split alone
-    reasons = tuple(dict.fromkeys((*judged.reasons, *unusable)))
+    reasons = tuple(dict.fromkeys((*judged.reasons, *unusable, *_wrong_probabilities(job, model))))
     entry = {
         **_unmeasured(job, path, name),
         "bytes": path.stat().st_size,
@@ -218,6 +224,17 @@ def _checked(job: Job, path: Path, name: str, splits: Sequence[_Answers]) -> dic
     if not reasons and job.recipe.evaluation.latency:
         entry["latency_ms"] = latency(model, job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy())
     return entry
+
+
+def _wrong_probabilities(job: Job, model: OnnxModel) -> tuple[str, ...]:
+    """Return what is wrong with a classifier's second output: the first one at the temperature in the metadata."""
+    if job.data.task != "classification":
+        return ()
+    inputs = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy()
+    scaled = model(inputs).astype(np.float64) / float(model.metadata["temperature"])
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    difference = float(np.abs(model.probabilities(inputs) - powers / powers.sum(axis=1, keepdims=True)).max())
+    return () if difference <= _SAME else (f"its probabilities are {difference:.2g} off those of its logits",)
 
 
 def _unmeasured(job: Job, path: Path, name: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from torch import nn
 
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
-from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
+from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
 from potstill.export import recommended
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
 from potstill.models.measure import hides_weights
 from potstill.models.together import Together, deployed
 from potstill.models.zoo.nested import NestedConvNet, cut
 from potstill.pipeline import stages
+from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.facts import as_pictures
@@ -33,8 +34,9 @@ from potstill.teachers.protocol import by_batch
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
 OTHER = "other: "
+CALIBRATION = "calibration.json"
 RESULTS = {
-    "predictions": ["predictions.npz"],
+    "predictions": ["predictions.npz", CALIBRATION],
     "export": ["export/*.json", "export/*.safetensors", "export/*.onnx"],
     "evaluation": ["evaluation.json", "disagreements.npz"],
 }
@@ -77,8 +79,29 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
         )
     for name, other in other_models(job, teacher, out).items():
         found[f"{OTHER}{name}"] = _predicted(job, other, name)
+    if job.data.task == "classification":
+        write_json(out / CALIBRATION, _calibrated(job, teacher, out))
     with atomic_path(out / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, allow_pickle=False, **found)
+
+
+def temperatures(out: Path) -> dict[str, float]:
+    """Return the temperature of each model whose confidence was calibrated; none in a folder of an older version."""
+    found = read_json(out / CALIBRATION) if (out / CALIBRATION).is_file() else {}
+    return {name: calibration["temperature"] for name, calibration in found.items()}
+
+
+def _calibrated(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, Any]:
+    """Fit a temperature for each arm, all seeds together, on validation; for the teacher where asking is free."""
+    validation = job.data.validation
+    answers: dict[str, list[Array]] = {}
+    costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
+    if teacher is not None and not costs and job.teacher.votes is None and covers(teacher.model, validation.ids):
+        answers["teacher"] = [stages.answers_to(job, teacher, validation, "teacher on the validation split")]
+    for kind in KINDS:
+        students = {seed: Shown(trained_student(job, out, seed, kind), job.student_preprocess) for seed in seeds(job)}
+        answers[kind] = [_predicted(job, one, f"{kind} {seed}", "validation") for seed, one in students.items()]
+    return {name: calibrate(each, validation.targets).to_json() for name, each in answers.items()}
 
 
 @dataclass(frozen=True)
@@ -90,15 +113,15 @@ class Shown:
     scale: TargetScale | None = None
 
 
-def _predicted(job: Job, shown: Shown, name: str) -> Array:
-    """Return what a model answers to the test split, (n, k), in the target's units."""
+def _predicted(job: Job, shown: Shown, name: str, split: str = "test") -> Array:
+    """Return what a model answers to a split, (n, k), in the target's units."""
     values = predict(
         shown.model,
-        job.data.test,
+        job.data.splits[split],
         preprocess=shown.preprocess,
         batch_size=job.recipe.evaluation.batch_size,
         device=job.device,
-        label=f"{name} on the test split",
+        label=f"{name} on the {split} split",
     )
     return stages.in_target_units(job, values if shown.scale is None else shown.scale.standard(values))
 
@@ -162,6 +185,7 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         names=found["names"].tolist() if "names" in found else None,
         shown_seed=exported["seed"],
         others={name.removeprefix(OTHER): found[name] for name in found if name.startswith(OTHER)},
+        temperatures=temperatures(out),
         limits=_limits(recipe.budget, exported["files"]),
         metric=recipe.judged_by,
         warnings=still_improving(out, recipe, numbers),

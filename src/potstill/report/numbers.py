@@ -39,6 +39,8 @@ _METRICS = {
     "nll": Metric("Log loss", "number", "lower", "negative log likelihood of the right class, in nats"),
     "brier": Metric("Brier score", "number", "lower", "squared error of the predicted probabilities"),
     "ece": Metric("Calibration error", "percent", "lower", "gap between stated confidence and actual accuracy"),
+    "nll_calibrated": Metric("Log loss, calibrated", "number", "lower", "of the exported file's probabilities"),
+    "ece_calibrated": Metric("Calibration error, calibrated", "percent", "lower", "of the exported probabilities"),
     "kl_to_teacher": Metric("Divergence from teacher", "number", "lower", "Kullback-Leibler divergence, in nats"),
     "r2": Metric("R²", "number", "higher", "share of the variance that is explained"),
     "mae": Metric("Mean absolute error", "number", "lower", "in units of the target"),
