@@ -26,6 +26,7 @@ def describe_data(data: Data) -> dict[str, Any]:
             for found in data.findings
         ],
         "label_shift": dict(data.label_shift),
+        "scale": None if data.scale is None else data.scale.to_json(),
         "fingerprint": data.fingerprint,
     }
 

@@ -235,7 +235,9 @@ def _stages(
         training = of_teacher(job, key, number)
         yield _planned(training.stage, what, there.training(training), seconds)
     if store is not None:
-        what = f"record {', '.join(sorted(job.objective.teacher_signals))} of {samples * store['views']:,} views"
+        signals = ", ".join(sorted(job.objective.teacher_signals))
+        signals = signals.replace("logits", "values") if job.data.task == "regression" else signals
+        what = f"record {signals} of {samples * store['views']:,} views"
         if store["recorded"]:
             key.results["store"] = key.store().key
         yield PlannedStage("store", what, store["recorded"], _asking(samples * store["views"], teacher_seconds))

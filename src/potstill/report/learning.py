@@ -150,7 +150,8 @@ def _figures(files: RunFiles, name: str) -> list[Figure]:
             draw(
                 "loss",
                 "Training loss",
-                "Compare shapes, not heights: alone and distilled students minimise different formulas.",
+                "Compare shapes, not heights: alone and distilled students minimise different formulas."
+                + (" Values are learned in standard units." if (files.data or {}).get("scale") else ""),
                 "Training loss by epoch: "
                 + "; ".join(
                     f"{MODEL_NAMES[record['model']]} ends at {numbers.significant(record['value'])}"

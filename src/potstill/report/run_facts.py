@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,15 @@ def data_summary(files: RunFiles) -> str:
     classes = data.get("classes") or ()
     kind = "Images" if data.get("kind") == "image" else "Vectors"
     answer = f", {len(classes)} classes" if classes else ", one or more values to predict"
-    return f"{kind} of shape {shape}{answer}." if shape else ""
+    return f"{kind} of shape {shape}{answer}.{_units(data.get('scale'))}" if shape else ""
+
+
+def _units(scale: Mapping[str, Sequence[float]] | None) -> str:
+    """Return what a target of one column was learned in; nothing for classes and for several columns."""
+    if scale is None or len(scale["mean"]) != 1:
+        return "" if scale is None else " Each is learned in units of its own mean and standard deviation over train."
+    mean, deviation = numbers.significant(scale["mean"][0]), numbers.significant(scale["std"][0])
+    return f" They are learned in units of their standard deviation over train, {deviation}, from their mean, {mean}."
 
 
 def finding_rows(files: RunFiles) -> list[FindingRow]:
