@@ -83,6 +83,10 @@ def _print(planned: Mapping[str, Any]) -> None:
     left = [stage["seconds"] for stage in planned.get("stages", ()) if not stage["reused"]]
     if any(seconds is not None for seconds in left):
         show.echo(f"about {show.duration(sum(seconds or 0.0 for seconds in left))} in all")
+    for stage in planned.get("stages", ()):
+        if stage["why"]:
+            then = "kept" if stage["reused"] else "made again, the earlier result is replaced"
+            show.echo(f"{stage['name']}, {then}: {stage['why']}")
     show.echo()
     store = planned.get("store")
     if store:

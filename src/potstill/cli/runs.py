@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from potstill.cli.options import Json
 from potstill.core.errors import UsageError
 
 HELPED = {"yes": "helped", "no": "did not help", "unclear": "unclear"}
+DIFFERS = 60  # characters of what differs between runs; --json has all of it
 CLAIMS = 3  # seeds from which on a verdict is about the method
 THIS = {"yes": "better", "no": "not better", "unclear": "unclear"}  # with one or two seeds: of these students only
 
@@ -55,7 +57,25 @@ def runs(
             ]
         )
     header = ["run", "status", "metric", "teacher", "alone", "distilled", "distillation", "MB", "created"]
+    if any(run.get("differs") for run in found):
+        header.append("differs in")
+        rows = [[*row, _differs(run.get("differs") or {})] for row, run in zip(rows, found, strict=True)]
     show.table(header, rows, right=[3, 4, 5, 7])
+    damaged = [str(run["name"]) for run in found if run["status"] == "damaged"]
+    if damaged:
+        show.echo(f"The run.json of {', '.join(damaged)} cannot be read. Its `potstill run` command makes it again.")
+
+
+def _differs(settings: Mapping[str, Any]) -> str:
+    """Return the settings that are not equal in all runs, the last part of each name where that says it all."""
+    ends = [name.rpartition(".")[2] for name in settings]
+    named = {name: end if ends.count(end) == 1 else name for name, end in zip(settings, ends, strict=True)}
+    text = ", ".join(f"{named[name]}={_plain(value)}" for name, value in settings.items())
+    return text if len(text) <= DIFFERS else f"{text[: DIFFERS - 1]}…"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else dumps(value, ensure_ascii=False, default=str)
 
 
 def _helped(run: Mapping[str, Any]) -> str:

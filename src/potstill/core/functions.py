@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from potstill.core.errors import UsageError, did_you_mean
-from potstill.core.source import is_own
+from potstill.core.source import is_own, module_files
 
 _LOADED: dict[str, tuple[Path, tuple[int, ...]]] = {}
 """Modules of the user's own that were imported here: their files, and what these looked like."""
@@ -52,6 +52,10 @@ def _search_path(folder: Path) -> Iterator[None]:
         for name in _LOADED:  # any of them may hold on to what was edited
             sys.modules.pop(name, None)
         _LOADED.clear()
+    for name, (loaded, _) in list(_LOADED.items()):  # another folder's module of the same name is not this one's
+        if any(other != loaded.resolve() for other in module_files(folder, name)[-1:]):
+            sys.modules.pop(name, None)
+            del _LOADED[name]
     entry = str(folder.resolve())
     before, writes_none = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, entry)

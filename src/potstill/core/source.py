@@ -45,7 +45,7 @@ def imported_files(starts: Iterable[Path], *, base: Path) -> tuple[Path, ...]:
         roots = dict.fromkeys([file.parent, _above_package(file), base.resolve()])
         for level, name in _imports(_content(file)):
             folders = [file.parents[level - 1]] if 0 < level <= len(file.parents) else list(roots) if not level else []
-            waiting += [found for folder in folders for found in _module_files(folder, name)]
+            waiting += [found for folder in folders for found in module_files(folder, name)]
     return tuple(sorted(seen))
 
 
@@ -161,11 +161,10 @@ def _imports(content: bytes) -> tuple[tuple[int, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _module_files(root: Path, dotted: str) -> Iterator[Path]:
-    """Yield the files that importing a module from a folder runs: its packages' and its own."""
-    place = root
+def module_files(root: Path, dotted: str) -> list[Path]:
+    """Return the files that importing a module from a folder runs: those of its packages, and its own last."""
+    found, place = [], root
     for part in filter(None, dotted.split(".")):
         place = place / part
-        for file in (place / "__init__.py", place.with_name(f"{part}.py")):
-            if file.is_file():
-                yield file.resolve()
+        found += [file.resolve() for file in (place / "__init__.py", place.with_name(f"{part}.py")) if file.is_file()]
+    return found

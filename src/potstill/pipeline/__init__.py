@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from potstill.pipeline.build import Given
 from potstill.pipeline.distilling import distill
-from potstill.pipeline.folder import find_runs
 from potstill.pipeline.label import Labelled, label
+from potstill.pipeline.listing import find_runs
 from potstill.pipeline.planning import Plan, PlannedStage, plan
 from potstill.pipeline.repeating import evaluate, export
 from potstill.pipeline.running import Run, run

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from potstill.core import fingerprint
 from potstill.core.errors import DamagedFileError, PotstillError
-from potstill.core.explain import clear_errors
 from potstill.core.files import TEMPORARY, disk_errors, read_json, write_json
 from potstill.pipeline.inputs import Inputs
 
@@ -49,7 +48,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = path / "run.json"
-        self.state: dict[str, Any] = _state(self.file) or {"stages": _stages_found(path)}
+        self.state: dict[str, Any] = read_state(self.file) or {"stages": _stages_found(path)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -175,7 +174,7 @@ def read_or_none(file: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _state(file: Path) -> dict[str, Any] | None:
+def read_state(file: Path) -> dict[str, Any] | None:
     """Return what ``run.json`` says, or None where it is absent or damaged."""
     state = read_or_none(file)
     stages = (state or {}).get("stages")
@@ -194,45 +193,3 @@ def remove_temporary(folder: Path) -> None:
     """Remove what writers that were killed left in a folder that nobody else writes to."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
-
-
-@clear_errors
-def find_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return one row for each run in ``folder``, newest first.
-
-    Returns:
-        Dictionaries with ``name, folder, status, task, metric, teacher, alone, distilled, verdict, seeds,
-        metrics, bytes, created``; ``metrics`` holds all scores by model; values that a run does not have yet are None.
-
-    """
-    rows = []
-    for file in sorted(Path(folder).glob("*/run.json")):
-        state = read_json(file)
-        run = file.parent
-        row: dict[str, Any] = {
-            "name": run.name,
-            "folder": str(run),
-            "status": _status(state),
-            "task": state.get("task"),
-            "created": state.get("created"),
-            **dict.fromkeys(("metric", "teacher", "alone", "distilled", "verdict", "seeds", "metrics", "bytes")),
-        }
-        if (run / "evaluation.json").exists():
-            evaluation = read_json(run / "evaluation.json")
-            metric = evaluation["headline_metric"]
-            row["metric"] = metric
-            for name, scores in evaluation["models"].items():
-                row[name] = scores["metrics"][metric]
-            row["verdict"] = evaluation["verdict"]["helped"]
-            row["seeds"] = len(evaluation["seeds"])
-            row["metrics"] = {name: scores["metrics"] for name, scores in evaluation["models"].items()}
-            row["bytes"] = evaluation["models"]["distilled"]["bytes"]
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["created"] or "", reverse=True)
-
-
-def _status(state: dict[str, Any]) -> str:
-    statuses = {entry["status"] for entry in state["stages"].values()}
-    if state.get("finished"):
-        return "finished"
-    return "failed" if "failed" in statuses else "unfinished"

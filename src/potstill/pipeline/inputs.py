@@ -106,8 +106,14 @@ def changes(before: Mapping[str, Any], now: Inputs) -> list[str]:
             found.append(f"{name}: {old} -> {new}")
             continue
         verb = "trained" if name.startswith(_TRAINED) else "made"
-        found.append(f"{name} {'is' if new is None else 'was'} {verb} again")
+        found.append(f"{name} {be(name, past=new is not None)} {verb} again")
     return found
+
+
+def be(stage: str, *, past: bool = False) -> str:
+    """Return the verb that goes with a stage's name."""
+    many = stage.startswith(("predictions", "rates", "features"))
+    return ("were" if many else "was") if past else ("are" if many else "is")
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

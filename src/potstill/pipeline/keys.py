@@ -251,7 +251,7 @@ class Keys:
         more = {"student.exits": recipe.student.exits, "student.taps": recipe.student.taps, "mutual": recipe.mutual}
         more |= {f"peers.{index}.taps": peer.taps for index, peer in enumerate(recipe.peers)}
         more |= {"objective": job.objective.describe()}
-        taught = Inputs(more, {"the objective's functions": self._functions()}, files=self._objective_files())
+        taught = Inputs(more, self._functions(), files=self._objective_files())
         if job.teacher.average_of_student is not None or not self.job.objective.needs_teacher:
             source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
         elif self.job.teacher.live:
@@ -266,17 +266,17 @@ class Keys:
         if "objective" not in self._made:
             functions = [one for term in self.job.objective.terms for one in (term.loss, term.head, term.transform)]
             functions += [one for term in self.job.objective.terms for one in (term.weight, *term.options.values())]
-            own: list[Any] = [one for one in functions if callable(one) and not isinstance(one, Schedule)]
+            own: list[Any] = [one for one in functions if _is_function(one)]
             own += _named_functions(self.job.recipe.objective)
             files = digests(files_of(own, base=self.job.base), base=self.job.base)
             self._made["objective"] = Inputs(files=files)
         return self._made["objective"].files
 
-    def _functions(self) -> str:
-        """Return a digest of what weights and options are in the course of training: functions have no text."""
-        terms = self.job.objective.terms
-        values = [[(term.weight_at(share), term.options_at(share)) for share in _PROGRESS] for term in terms]
-        return fingerprint.of_json(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(values)))
+    def _functions(self) -> dict[str, str]:
+        """Return a digest of the weights that are functions of the progress of training: these have no text."""
+        terms = [term for term in self.job.objective.terms if _is_function(term.weight)]
+        values = [[term.weight_at(share) for share in _PROGRESS] for term in terms]
+        return {"a weight of the objective": fingerprint.of_json(values)} if values else {}
 
 
 def keys(job: Job, results: dict[str, str] | None = None) -> Keys:
@@ -301,6 +301,10 @@ def _judged(job: Job) -> dict[str, Any]:
     """Return the metric that chooses checkpoints, where it is not the task's own."""
     metric = job.recipe.judged_by
     return {} if metric == METRICS[job.recipe.task][0] else {"metric": metric}
+
+
+def _is_function(number: Any) -> bool:
+    return callable(number) and not isinstance(number, Schedule)
 
 
 def _deployed(job: Job, seed: int) -> nn.Module:

@@ -15,6 +15,7 @@ from potstill import report
 from potstill.core.errors import UsageError
 from potstill.core.explain import clear_errors
 from potstill.core.files import atomic_path, read_json, write_json
+from potstill.core.progress import say
 from potstill.core.signals import Batch
 from potstill.data.augment import mixes
 from potstill.data.samples import Samples
@@ -28,6 +29,7 @@ from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import keys
+from potstill.pipeline.listing import as_settings, differing_settings, recipe_settings
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
@@ -35,6 +37,7 @@ from potstill.pipeline.store_loss import describe_codec, explained, read_back
 from potstill.pipeline.teacher_score import check_teacher, is_finished, refuse, score_teacher
 from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand, with_weights
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
+from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.store import Store, open_store
 from potstill.store.codecs import Codec, Full, ThresholdSampling, TopK
@@ -135,12 +138,33 @@ def label(
     if not accelerator.is_main_process:
         return Labelled(out, _record(job, runner), finished=True)
     with folder.locked():
-        begin_telling(out)
+        run_finished = _same_run_finished(job, folder)
+        if not run_finished:
+            begin_telling(out)
         tell(warnings_of(job), folder=out)
         if is_finished(job):
             check_teacher(job, with_weights(job, out), out)
-        begin(job, folder, command)
-        return Labelled(out, _record(job, runner), finished=True)
+        if not run_finished:
+            begin(job, folder, command)
+        before = folder.result("teacher")
+        store = _record(job, runner)
+        if run_finished and folder.result("teacher") != before:
+            folder.update(finished=None)  # what the run measured is another teacher
+        return Labelled(out, store, finished=True)
+
+
+def _same_run_finished(job: Job, folder: RunFolder) -> bool:
+    """Return whether the folder holds a finished run of this very recipe, which a label leaves as it is."""
+    if not folder.state.get("finished"):
+        return False
+    now = job.written or job.recipe
+    if folder.state.get("recipe_hash") == recipe_hash(now):
+        return True
+    before, after = recipe_settings(folder.path / "recipe.yaml"), as_settings(now)
+    names = differing_settings([before, after])
+    changed = ", ".join(f"{name} {before.get(name)} -> {after.get(name)}" for name in names)
+    say(f"The run in {folder.path} was finished with another recipe and counts as unfinished from now on: {changed}")
+    return False
 
 
 def _record(job: Job, runner: StageRunner) -> stages.Place:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ from potstill.pipeline.chain import as_student, check_chain, links
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.features import are_computed, job_for
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.inputs import Inputs
-from potstill.pipeline.keys import ANSWERS, KINDS, Keys, keys, store_name, student_runs
+from potstill.pipeline.keys import ANSWERS, KINDS, Keys, keys, stage_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, made_for, terms_of
-from potstill.pipeline.racing import Race, chosen_rates, training_settings
-from potstill.pipeline.stage_runner import Look, Training, look_at
+from potstill.pipeline.racing import training_settings
+from potstill.pipeline.stage_runner import Seen
+from potstill.pipeline.survey import survey
 from potstill.pipeline.teacher_score import TeacherScore, is_finished, refuse, score_teacher
-from potstill.pipeline.teaching import answers_of, with_weights
-from potstill.pipeline.trainings import of_link, of_race, of_student, of_teacher, teachers_of
+from potstill.pipeline.teaching import with_weights
+from potstill.pipeline.trainings import teachers_of
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import warnings_of
 from potstill.recipe import schema
@@ -103,17 +103,16 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     out, base = Path(out).absolute(), Path(base).absolute()
     job = job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
-    there = _There(RunFolder(out), keys(job))
-    looks = [there.teacher(job, number) for number in teachers_of(job)]
+    key = keys(job)
+    seen = survey(job, RunFolder(out), key)
     student, teacher = job.make_student(recipe.seed), job.make_teacher() if job.has_teacher else None
-    if teacher is not None and all(look.usable for look in looks):
+    if teacher is not None and ANSWERS in key.results:  # a teacher that is trained here is finished
         teacher = with_weights(job, out)
-        there.keys.results[ANSWERS] = answers_of(job, teacher, out, keep=False)
     inputs = example_batch(job, 1).inputs
     models = {"student": _cost(student, job.student_preprocess(inputs))}
     if teacher is not None:
         models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
-    store = _store(job, there.keys, out, teacher) if teacher is not None else None
+    store = _store(job, key, out, teacher) if teacher is not None else None
     free = free_bytes(out)
     needed = CHECKPOINT_COPIES * (models["student"]["bytes"] or 0) * 2 * recipe.seeds
     needed += store["bytes"] if store and not store["recorded"] else 0
@@ -123,14 +122,14 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
             "Free some space, choose another folder with --out, or record fewer views (store.views)."
         )
     found = None
-    if teacher is not None and (is_finished(job) or (looks and all(look.usable for look in looks))):
+    if teacher is not None and (is_finished(job) or ANSWERS in key.results):
         found = score_teacher(job, teacher, out)
         refuse(found)
     # Without a teacher the test split is read at about the student's rate, which is not worth measuring.
     seconds = 0.0 if teacher is None else found.seconds if found is not None else _seconds_of(job, teacher)
     return Plan(
         folder=out,
-        stages=tuple(_stages(job, there, store, student, teacher, seconds)),
+        stages=tuple(_stages(job, key, seen, store, student, teacher, seconds)),
         models=models,
         objective=tuple(job.objective.describe()),
         terms=() if job.given.objective else tuple(terms_of(job.recipe)),
@@ -144,56 +143,17 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     )
 
 
-@dataclass(frozen=True)
-class _There:
-    """What is there in a run folder, looked at stage by stage in their order."""
-
-    folder: RunFolder
-    keys: Keys
-
-    def training(self, training: Training) -> Look:
-        """Look at a stage that trains a model."""
-        return self._seen(training.stage, look_at(self.folder, training.stage, training.inputs, training))
-
-    def race(self, tries: Training, race: Race) -> Look:
-        """Look at a stage that chooses rates."""
-        look = look_at(self.folder, tries.stage, tries.inputs, tries)
-        if look.usable:
-            self.keys.results[race.name] = chosen_rates(self.folder.path, race)
-        return look
-
-    def teacher(self, job: Job, number: int) -> Look:
-        """Look at the training of a teacher, and at its race before."""
-        arm = f"teacher {number}" if number else "teacher"
-        race, tries = self.keys.races[arm], of_race(self.keys, arm)
-        if race is not None and tries is not None:
-            self.race(tries, race)
-        return self.training(of_teacher(job, self.keys, number))
-
-    def other(self, stage: str, inputs: Inputs) -> Look:
-        """Look at any other stage."""
-        return self._seen(stage, look_at(self.folder, stage, inputs))
-
-    def _seen(self, stage: str, look: Look) -> Look:
-        if look.usable:
-            self.keys.results[stage] = self.folder.result(stage) or ""
-        return look
-
-
-def _planned(name: str, does: str, look: Look, seconds: float | None) -> PlannedStage:
-    return PlannedStage(name, does, look.usable, seconds, "; ".join(look.why))
-
-
 def _stages(
     job: Job,
-    there: _There,
+    key: Keys,
+    seen: Mapping[str, Seen],
     store: dict[str, Any] | None,
     student: nn.Module,
     teacher: nn.Module | None,
     teacher_seconds: float | None,
 ) -> Iterator[PlannedStage]:
     samples = len(job.data.train)
-    settings, key = training_settings(job), there.keys
+    settings = training_settings(job)
 
     def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: schema.Training) -> float:
         step = estimate(
@@ -208,14 +168,16 @@ def _stages(
         )
         return settings.epochs * num_batches(samples, settings.batch_size) * step
 
+    def planned(name: str, does: str, seconds: float | None) -> PlannedStage:
+        _, look = seen[name]
+        return PlannedStage(name, does, look.usable, seconds, "; ".join(look.why))
+
     def raced(arm: str, training: float) -> Iterator[PlannedStage]:
         """Yield the stage that chooses a training's rates, where there is one."""
-        race, tries = key.races[arm], of_race(key, arm)
-        if race is None or tries is None:
-            return
-        look = there.race(tries, race)
-        tried = race.count if race.count > 1 else 0
-        yield _planned(race.name, race.what, look, training * tried * race.steps / race.total)
+        race = key.races[arm]
+        if race is not None:
+            tried = race.count if race.count > 1 else 0
+            yield planned(race.name, race.what, training * tried * race.steps / race.total)
 
     if job.recipe.student.on_features is not None:
         computed = are_computed(job)
@@ -231,25 +193,20 @@ def _stages(
         model = member_model(teacher, number - 1) if isinstance(teacher, MergedTeacher) and number else teacher
         seconds = training_seconds(model, preprocessor(section.preprocess), section.train)
         what = f"train {section.model if number else 'the teacher'} for {section.train.epochs} epochs"
-        yield from raced(f"teacher {number}" if number else "teacher", seconds)
-        training = of_teacher(job, key, number)
-        yield _planned(training.stage, what, there.training(training), seconds)
+        name = f"teacher {number}" if number else "teacher"
+        yield from raced(name, seconds)
+        yield planned(name, what, seconds)
     if store is not None:
         signals = ", ".join(sorted(job.objective.teacher_signals))
         signals = signals.replace("logits", "values") if job.data.task == "regression" else signals
         what = f"record {signals} of {samples * store['views']:,} views"
-        if store["recorded"]:
-            key.results["store"] = key.store().key
         yield PlannedStage("store", what, store["recorded"], _asking(samples * store["views"], teacher_seconds))
-    for number, link in enumerate(links(job), 1):
+    for link in links(job):
         taught = as_student(job, link)
         seconds = training_seconds(link.make(job.recipe.seed), taught.student_preprocess, link.training)
         what = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
         yield from raced(link.name, seconds)
-        look = there.training(of_link(job, key, number))
-        yield _planned(link.name, what, look, seconds)
-        if look.usable and stages.is_recorded(stages.store_place(job, key, there.folder.path, number)):
-            key.results[store_name(job, number)] = key.store(number).key
+        yield planned(link.name, what, seconds)
     alone = training_seconds(student, job.student_preprocess, settings)
     live = (_asking(samples * settings.epochs, teacher_seconds) or 0.0) if job.teacher.live else 0.0
     times = {"alone": alone, "distilled": alone + live}
@@ -258,19 +215,17 @@ def _stages(
     for kind in KINDS:
         yield from raced(kind, times[kind])
     for seed, kind in student_runs(job):
-        seconds = times[kind]
-        training = of_student(job, key, seed, kind)
         what = f"train for {settings.epochs} epochs, " + ("with the teacher" if kind == "distilled" else "labels only")
-        yield _planned(training.stage, what, there.training(training), seconds)
-    look, asking = there.other("predictions", key.predictions()), _asking(len(job.data.test), teacher_seconds)
-    yield _planned("predictions", f"read the {len(job.data.test):,} test samples, once", look, asking)
+        yield planned(stage_name(seed, kind), what, times[kind])
+    what = f"read the {len(job.data.test):,} test samples, once"
+    yield planned("predictions", what, _asking(len(job.data.test), teacher_seconds))
     formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
-    yield _planned("export", f"write and check {formats}", there.other("export", key.export()), None)
-    yield _planned("evaluation", "intervals, latency, verdict", there.other("evaluation", key.evaluation()), None)
+    yield planned("export", f"write and check {formats}", None)
+    yield planned("evaluation", "intervals, latency, verdict", None)
     if job.recipe.back_to_teacher is not None:
         epochs = job.recipe.back_to_teacher.epochs
         what = "list doubtful labels" if epochs is None else f"fine-tune the teacher twice for {epochs} epochs, compare"
-        yield _planned("back", what, there.other("back", key.back()), None)
+        yield planned("back", what, None)
     yield PlannedStage("report", "write report.html and the model card", False, None)
 
 

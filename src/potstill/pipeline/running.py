@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ from potstill.pipeline.folder import RunFolder, now, package_versions
 from potstill.pipeline.keys import KINDS, keys, student_runs
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
-from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.stage_runner import Seen, StageRunner
+from potstill.pipeline.survey import announce, survey
 from potstill.pipeline.teacher_score import check_teacher, is_finished
 from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers, with_weights
 from potstill.pipeline.trainings import of_helped_teacher, of_link, of_race, of_student
@@ -143,9 +145,11 @@ def run(
         job = _with_features(job, recipe, folder, accelerator, given)
         if job.has_teacher and is_finished(job):
             check_teacher(job, with_weights(job, out), out)
+        seen = survey(job, folder, keys(job))
+        announce(folder, seen)
         begin(job, folder, command)
         tell(try_student(job), folder=out)
-        _stages(job, folder, accelerator)
+        _stages(job, folder, accelerator, seen)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
         tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
@@ -194,9 +198,9 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
     return features.job_for(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _stages(job: Job, folder: RunFolder, accelerator: Accelerator) -> None:
-    """Run every stage that is not finished yet."""
-    runner = StageRunner(folder, accelerator)
+def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping[str, Seen] | None = None) -> None:
+    """Run every stage that is not finished yet; ``seen`` as in `StageRunner`."""
+    runner = StageRunner(folder, accelerator, seen=seen or {})
     key = keys(job, runner.results)
     together, alone = runner.together, runner.alone
     raced = [race.name for race in key.races.values() if race is not None]

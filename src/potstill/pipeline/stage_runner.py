@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from potstill.core.errors import TeacherError
 from potstill.core.progress import say
 from potstill.pipeline import probe as probes
 from potstill.pipeline.folder import MARKER, RunFolder
-from potstill.pipeline.inputs import Inputs, changes, files_changed
+from potstill.pipeline.inputs import Inputs, be, changes, files_changed
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.processes import in_parts, on_main
 
@@ -51,16 +51,26 @@ class Look:
     why: tuple[str, ...] = ()
 
 
+Seen = tuple[Inputs, Look]
+"""What was seen of a stage, and for which inputs."""
+
+
 @dataclass(frozen=True)
 class StageRunner:
     """Runs the stages of one run folder; every process calls it alike.
 
-    ``results`` holds a digest of the result of each stage that is finished, for the inputs of those that follow.
+    Attributes:
+        folder: the run folder.
+        accelerator: of all processes.
+        results: a digest of the result of each stage that is finished, for the inputs of those that follow.
+        seen: what was seen of stages before they began, on the main process; it was told already.
+
     """
 
     folder: RunFolder
     accelerator: Accelerator
     results: dict[str, str] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
 
     def together(self, training: Training, work: Callable[[Path], Any]) -> None:
         """Run a stage in which every process takes part, and which leaves weights in a folder of its own."""
@@ -89,9 +99,7 @@ class StageRunner:
         """
 
         def once() -> None:
-            look = look_at(self.folder, stage, inputs)
-            tell(stage, look)
-            if look.usable:
+            if self._look(stage, inputs).usable:
                 self.folder.reuse(stage, inputs)
                 return
             with self.folder.stage(stage, inputs, lambda: self.folder.matching(results)):
@@ -141,19 +149,30 @@ class StageRunner:
     def _prepared(self, training: Training) -> Path | None:
         """Return the folder to train in, or None where the result is there."""
         stage, inputs, own = training.stage, training.inputs, self.folder.path / training.folder
-        look = look_at(self.folder, stage, inputs, training)
-        tell(stage, look)
-        if look.usable:
+        if self._look(stage, inputs, training).usable:
             self.folder.reuse(stage, inputs)
             self.folder.note(training.folder, stage)
             return None
         start, begun = None if training.probe is None else training.probe(None), probes.read(own / START)
-        other = bool(start is not None and begun is not None and probes.difference(begun, start))
-        fresh = other or self.folder.finished(stage) is not None
+        other = probes.difference(begun, start) if start is not None and begun is not None else ""
+        if other:
+            tell(stage, Look(usable=False, why=(f"what it begins with computes something else now: {other}",)))
+        fresh = bool(other) or self.folder.finished(stage) is not None
         path = self.folder.prepare(training.folder, stage, inputs, fresh=fresh)
         if start is not None and not (path / START).exists():
             probes.write(path / START, start)
         return path
+
+    def _look(self, stage: str, inputs: Inputs, training: Training | None = None) -> Look:
+        """Return what is there of a stage, and say what is to be said of it that was not said before."""
+        before, look = self.seen.get(stage, (None, Look(usable=False)))
+        if before == inputs:
+            return look
+        told = bool(look.why)
+        look = look_at(self.folder, stage, inputs, training)
+        if not told:
+            tell(stage, look)
+        return look
 
     def _finished(self, stage: str) -> None:
         result = on_main(self.accelerator, lambda: self.folder.result(stage))
@@ -209,7 +228,8 @@ def _reasons(entry: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
 def tell(stage: str, look: Look) -> None:
     """Say why a finished result is made again, or what was edited and makes no difference."""
     if look.why:
-        say(f"{stage} is {'kept' if look.usable else 'made again, its result is replaced'}: {'; '.join(look.why)}")
+        then = "kept" if look.usable else "made again, the earlier result is replaced"
+        say(f"{stage} {be(stage)} {then}: {'; '.join(look.why)}")
 
 
 def _kept(folder: Path) -> list[Path]:
