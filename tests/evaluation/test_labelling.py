@@ -136,7 +136,7 @@ class Lazy:
 
 
 def test_blocks_do_not_change_the_numbers_and_rows_are_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    probabilities, targets = drawn(5, n=301)
+    probabilities, targets = drawn(5, n=301, strength=3.0)
     probabilities = probabilities.astype(np.float32)
     whole = described(probabilities, targets).to_json()
     monkeypatch.setattr(label_scores, "BLOCK", 35)  # seven rows a block, and seven rows for the temperatures
@@ -341,8 +341,8 @@ def situation(name: str) -> LabelFacts:
         "saturated": lambda: described(softmax(np.log(good) * 12, axis=1), targets),
         "hard": lambda: described(hard(good), targets),
         "flat": lambda: described(softmax(np.log(good) / 20, axis=1), targets),
-        "silent": lambda: described(np.where(np.arange(600)[:, None] % 4 == 0, 0.1, good), targets),
-        "memorised": lambda: described(good, targets, validation=drawn(10, n=600, seed=1, strength=2.0)),
+        "silent": lambda: described(np.where(np.arange(600)[:, None] % 9 == 0, 0.1, good), targets),
+        "memorised": lambda: described(good, targets, validation=drawn(10, n=600, seed=1, strength=3.2)),
         "uncovered": lambda: described(good, targets, recording=kept(uncovered=0.2)),
         "stretched": lambda: described(good, targets, recording=kept(norm_ratio=1.8)),
         "shrunk": lambda: described(good, targets, recording=kept(norm_ratio=0.5)),
@@ -378,6 +378,48 @@ def test_each_situation_is_warned_of_alone(name: str, level: str | None, said: s
     if level == "stop":
         assert len(facts.hopes) == 1
         assert facts.hopes[0].startswith("As it stands, nothing")
+
+
+@pytest.mark.parametrize("strength", [1.2, 1.8])
+def test_a_weak_teacher_judges_no_labels_and_is_the_first_warning(strength: float) -> None:
+    """All labels are right; the teacher is right on about half, or on three quarters, of them."""
+    good, targets = drawn(5, n=1000, strength=strength)
+    held = drawn(5, n=500, seed=1, strength=strength)
+    facts = described(good, targets, validation=held)
+    accuracy = (held[0].argmax(1) == held[1]).mean()
+    assert 0.4 < accuracy < 0.8
+    assert facts.label_errors is None
+    assert facts.warnings[0]["level"] == "warning"
+    assert f"The teacher is weak: it is right on {100 * accuracy:.1f} % of validation" in facts.warnings[0]["message"]
+    assert "look wrong" not in " ".join(facts.hopes)
+
+
+def test_a_teacher_that_knows_the_large_class_only_is_weak() -> None:
+    generator = np.random.default_rng(0)
+    targets = (generator.random(2000) < 0.1).astype(int)
+    right = np.where(targets == 1, generator.random(2000) < 0.3, generator.random(2000) < 0.999)
+    logits = 3 * np.eye(2)[np.where(right, targets, 1 - targets)] + 0.1 * generator.normal(size=(2000, 2))
+    facts = described(softmax(logits, axis=1), targets)
+    assert facts.splits["train"]["accuracy"] > 0.9
+    assert facts.splits["train"]["balanced_accuracy"] == pytest.approx(
+        sk.balanced_accuracy_score(targets, logits.argmax(1)), abs=1e-12
+    )
+    assert "samples of an average class" in facts.warnings[0]["message"]
+    assert facts.label_errors is None
+
+
+def test_labels_of_a_handful_are_not_judged_and_the_classes_are_named() -> None:
+    """One class of 12 samples and one that the teacher never finds, beside two that it knows: all labels are right."""
+    generator = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2, 3], [400, 400, 12, 60])
+    means = np.eye(4)[np.where(targets == 3, 0, targets)] * 5.0
+    facts = described(softmax(means + generator.normal(size=(872, 4)), axis=1), targets)
+    errors = facts.label_errors
+    assert errors is not None
+    assert errors["unjudged"] == [2, 3]
+    assert errors["judged"] == 800
+    assert errors["estimated_share"] < 0.02
+    assert all({one["label"], one["teacher"]} <= {0, 1} for one in errors["worst"])
 
 
 def test_hopes_state_the_ceiling_the_disagreement_and_the_information() -> None:

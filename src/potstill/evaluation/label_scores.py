@@ -129,7 +129,8 @@ def split_scores(answers: Answers, targets: Ints | None, num_classes: int) -> Re
     equally so), ``silent`` (share of answers that give every class the same probability), ``entropy_bits``,
     ``off_top`` (mean probability off the top class), ``effective_classes`` (2 to the mean entropy),
     ``confidence_histogram``, ``entropy_histogram``; with labels also ``accuracy`` with its Wilson
-    ``accuracy_interval``, ``majority`` (share of the most frequent label), ``nll`` in nats, ``ece``, ``reliability``,
+    ``accuracy_interval``, ``majority`` (share of the most frequent label), ``balanced_accuracy``, ``nll`` in nats,
+    ``ece``, ``reliability``,
     ``wrong_histogram`` (confidence of the wrong answers), ``per_class``, ``pairs``, ``confusion``.
 
     Args:
@@ -154,6 +155,8 @@ def split_scores(answers: Answers, targets: Ints | None, num_classes: int) -> Re
     if targets is None or answers.of_label is None:
         return scores
     correct = answers.predicted == targets
+    num = np.bincount(targets)
+    recalls = (np.bincount(targets, weights=correct) / np.maximum(num, 1))[num > 0]
     table = reliability_table(correct.astype(np.float64), answers.confidence)
     gaps = [
         count * abs(stated - right)
@@ -164,6 +167,7 @@ def split_scores(answers: Answers, targets: Ints | None, num_classes: int) -> Re
         "accuracy": float(correct.mean()),
         "accuracy_interval": list(wilson(int(correct.sum()), len(correct))),
         "majority": float(np.bincount(targets).max() / len(targets)),
+        "balanced_accuracy": float(recalls.mean()),
         "nll": float(-np.log(np.maximum(answers.of_label, SMALLEST)).mean()),
         "ece": float(sum(gaps) / len(correct)),
         "reliability": table,

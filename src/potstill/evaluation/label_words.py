@@ -21,6 +21,9 @@ STRETCHED = 1.25  # of the gradient's length, or its inverse
 MEMORISED = 0.05  # of accuracy or R2, training over validation
 UNSTABLE = 0.1  # of the answers to further views
 CUT_OFF = 0.05  # of the texts
+WEAK = 0.8  # accuracy below which a teacher cannot tell a wrong label from its own mistake
+SKILL = 0.5  # balanced accuracy, from chance (0) to always right (1), below which it knows its classes too badly
+WEAK_R2 = 0.3
 FEW_CLASSES = 4  # moved classes that are named
 
 
@@ -146,6 +149,30 @@ def _limits() -> str:
     )
 
 
+def weak(splits: Mapping[str, Numbers]) -> bool:
+    """Return whether a teacher of classes contradicts so many labels that none of them can be judged by it."""
+    judged = splits.get("validation") or splits["train"]
+    return "accuracy" in judged and (judged["accuracy"] < WEAK or _skill(judged) < SKILL)
+
+
+def _skill(scores: Numbers) -> float:
+    chance = 1 / max(sum(one["num"] > 0 for one in scores["per_class"]), 2)
+    return float((scores["balanced_accuracy"] - chance) / (1 - chance))
+
+
+def _weakness(scores: Numbers, where: str) -> str:
+    rarely = (
+        f" and finds {percent(scores['balanced_accuracy'])} of the samples of an average class (balanced accuracy)"
+        if _skill(scores) < SKILL
+        else ""
+    )
+    return (
+        f"The teacher is weak: it is right on {percent(scores['accuracy'])} of {where}{rarely}. Where it contradicts a "
+        "label, most likely the teacher is wrong: nothing is said of wrong labels here, and a student that copies it "
+        "copies its mistakes. A better teacher, or true labels with more weight beside it, help more than any setting."
+    )
+
+
 def class_warnings(facts: Numbers) -> list[Finding]:
     """Return what to look at before training on these answers: ``{"level": "stop" | "warning", "message"}``."""
     splits = facts["splits"]
@@ -163,6 +190,8 @@ def class_warnings(facts: Numbers) -> list[Finding]:
                 "preprocessing, the order of the classes and that the weights were loaded."
             )
         )
+    elif weak(splits):
+        found.append(_warn(_weakness(judged, "validation" if held else "the training data")))
     if train["silent"]:
         found.append(
             _warn(
@@ -320,6 +349,13 @@ def value_warnings(facts: Numbers) -> list[Finding]:
             _stop(
                 f"The teacher is not clearly better than always answering the mean (R² = {judged['r2']:.3f}). Check "
                 "the unit and the order of its outputs, its preprocessing and its weights."
+            )
+        )
+    elif "r2" in judged and judged["r2"] < WEAK_R2:
+        found.append(
+            _warn(
+                f"The teacher is weak: it explains {percent(judged['r2'])} of what varies (R² = {judged['r2']:.3f}), "
+                "and a student that copies it copies the rest as mistakes."
             )
         )
     if held and _memorised(train, held, "r2"):

@@ -16,7 +16,7 @@ import numpy as np
 from potstill.core.errors import UsageError
 from potstill.evaluation import label_words as words
 from potstill.evaluation.arrays import Array, Ints
-from potstill.evaluation.label_errors import label_errors
+from potstill.evaluation.label_errors import judged_classes, label_errors
 from potstill.evaluation.label_scores import (
     Answers,
     Record,
@@ -92,9 +92,10 @@ class LabelFacts:
         views: `label_scores.view_changes`.
         reordered: `label_scores.reordered`.
         temperatures: `label_scores.softened`.
-        label_errors: `label_errors.label_errors` (None where a "stop" says that no label can be judged) and ``worst``:
-            samples with ``label``, ``teacher`` (the class the teacher is confident of), ``of_label`` and
-            ``of_teacher``, the probabilities of both.
+        label_errors: `label_errors.label_errors` (None where a "stop" or a weak teacher says that no label can be
+            judged), ``unjudged`` (classes whose labels these answers cannot judge) and ``worst``: samples with
+            ``label``, ``teacher`` (the class the teacher is confident of), ``of_label`` and ``of_teacher``, the
+            probabilities of both.
         mistakes: the most confident answers against the label: samples with ``label``, ``teacher``, ``probability``.
         residuals: the largest residuals: samples with ``label`` and ``teacher``, lists of values.
         text: `describe_texts`.
@@ -207,7 +208,7 @@ def describe_labels(
         ]
     found |= _about(recording, numbers_per_answer=c)
     found["warnings"] = words.class_warnings(found)
-    if labels is not None and not words.stopped(found["warnings"]):
+    if labels is not None and not words.stopped(found["warnings"]) and not words.weak(splits):
         found["label_errors"] = _label_errors(probabilities, labels, answers, samples)
     return LabelFacts(
         task="classification",
@@ -217,10 +218,16 @@ def describe_labels(
     )
 
 
-def _label_errors(probabilities: Rows, labels: Ints, answers: Answers, samples: _Samples) -> Record:
-    errors, worst, confident = label_errors(probabilities, labels, answers, MOST_SHOWN)
+def _label_errors(probabilities: Rows, labels: Ints, answers: Answers, samples: _Samples) -> Record | None:
+    judged = judged_classes(answers, labels, probabilities.shape[1])
+    if judged.sum() < 2:
+        return None
+    errors, worst, confident = label_errors(probabilities, labels, answers, MOST_SHOWN, judged)
     whole = {int(row): np.asarray(probabilities[slice(row, row + 1)])[0] for row in worst}
     return errors | {
+        "unjudged": [
+            int(number) for number in np.flatnonzero(~judged & (np.bincount(labels, minlength=len(judged)) > 0))
+        ],
         "worst": [
             {
                 **samples.of(row),
@@ -230,7 +237,7 @@ def _label_errors(probabilities: Rows, labels: Ints, answers: Answers, samples: 
                 "of_teacher": float(whole[row][confident[row]]),
             }
             for row in map(int, worst)
-        ]
+        ],
     }
 
 

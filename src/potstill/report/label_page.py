@@ -37,6 +37,7 @@ from potstill.report.pictures import data_uri, is_pictures
 Numbers = Mapping[str, Any]
 
 TEMPLATE = "label.html.jinja"
+MOST_NAMED = 5
 FACTS, SAMPLES, PAGE = "label.json", "label-samples.npz", "label.html"
 
 
@@ -118,6 +119,7 @@ def content(facts: LabelFacts, pictures: Mapping[int, str]) -> dict[str, Any]:
         ],
         "wrong": figures.wrong_figure(train) if classifies and labelled and train else None,
         "label_errors": facts.label_errors,
+        "unjudged": _unjudged(facts),
         "estimated": "" if facts.label_errors is None else share(facts.label_errors["estimated_share"]),
         "suspects": [
             _sample(facts, one, pictures, share(one["of_label"]), share(one["of_teacher"]))
@@ -240,3 +242,11 @@ def _pictures(path: Path) -> dict[int, str]:
 
 def _drawn(ids: Sequence[int], images: np.ndarray[Any, Any]) -> dict[int, str]:
     return {int(key): data_uri(pixels) for key, pixels in zip(ids, images, strict=True)}
+
+
+def _unjudged(facts: LabelFacts) -> str:
+    """Return the classes whose labels are not judged, some of them by name."""
+    numbers = (facts.label_errors or {}).get("unjudged", ())
+    named = ", ".join(facts.classes[number] for number in numbers[:MOST_NAMED])
+    more = f" and {len(numbers) - MOST_NAMED} more classes" if len(numbers) > MOST_NAMED else ""
+    return f"{named}{more}"
