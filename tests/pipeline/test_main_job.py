@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import potstill
 from potstill.core import fingerprint
@@ -18,7 +19,9 @@ from potstill.core.files import read_json
 from potstill.data import load
 from potstill.models import build
 from potstill.pipeline import Given, Run, distill, evaluate, export, find_runs, plan, run
+from potstill.pipeline.proof import runtime_of
 from potstill.recipe.yaml import loads, read
+from potstill.teachers.foreign import ForeignTeacher, Opened, Reading
 
 from .conftest import TINY
 
@@ -131,6 +134,17 @@ def test_python_and_recipe_make_the_same_weights(finished: Run, tmp_path: Path) 
     for part in ("teacher", "seeds/0/alone", "seeds/1/distilled"):
         ours, theirs = (load_file(run.folder / part / "weights.safetensors") for run in (made, finished))
         assert fingerprint.of_state(ours) == fingerprint.of_state(theirs), part
+
+
+def test_the_teacher_is_timed_in_the_student_files_runtime_too(finished: Run) -> None:
+    teacher, student = (finished.evaluation.models[name] for name in ("teacher", "distilled"))
+    assert (teacher.runtime, student.runtime) == ("PyTorch", "PyTorch")
+    assert teacher.onnx_latency_ms is not None
+    assert set(teacher.onnx_latency_ms) == {"1", "32"}
+    assert student.onnx_latency_ms is None
+    opened = Opened("t.skops", "0" * 64, 10, ask=lambda inputs: inputs, runtime="scikit-learn")
+    foreign = ForeignTeacher(opened, Reading("values", 1))
+    assert runtime_of(nn.Sequential(foreign, nn.Linear(1, 1))) == "scikit-learn"
 
 
 def test_python_objects_all_the_way(tmp_path: Path) -> None:

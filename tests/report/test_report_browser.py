@@ -143,3 +143,17 @@ def test_paper_is_light_even_in_dark_mode(visit: Any) -> None:
     tab.emulate_media(media="print", color_scheme="dark")
     assert tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()") == "#1a1d23"
     assert tab.locator("nav").is_hidden()
+
+
+def test_a_phone_shows_the_student_and_what_distillation_changed_without_scrolling(visit: Any) -> None:
+    tab = visit("images", width=390)
+    heads = tab.locator("table.scores").first.locator("thead th")
+    assert [text.strip() for text in heads.all_inner_texts()][1:] == [
+        "Student distilled",
+        "Distilled \u2212 alone",
+        "Student alone",
+        "Teacher",
+    ]
+    for number in (1, 2):
+        box = heads.nth(number).bounding_box()
+        assert box["x"] + box["width"] <= 391

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from potstill.core.errors import PotstillError, UsageError
-from potstill.report import write
+from potstill.report import numbers, write
 from potstill.report.answers import confusion, disagreements, unique_names
 from potstill.report.charts import round_steps, score_rows
 from potstill.report.figures import draw
@@ -24,8 +25,10 @@ from potstill.report.files import read_run
 from potstill.report.headline import budget_rows, good_files, key_numbers
 from potstill.report.labels import place
 from potstill.report.learning import close_up, curve
+from potstill.report.numbers import THIN
 from potstill.report.pictures import data_uri
-from potstill.report.run_facts import file_rows
+from potstill.report.run_facts import again, file_rows
+from potstill.report.scores import score_table
 
 Page = Callable[[str], Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -187,6 +190,67 @@ def test_partial_runs_say_what_is_missing(page: Page) -> None:
     unfinished = read(page("unfinished")).text
     assert "Not evaluated yet" in unfinished
     assert "Failed: distilled-0." in unfinished
+
+
+def test_times_are_compared_in_one_runtime_only(page: Page) -> None:
+    files = read_run(page("images").parent)
+    assert files.evaluation is not None
+    assert key_numbers(files, files.evaluation)[-1].note == (
+        "student-int8.onnx in ONNX Runtime · 28\u00d7 faster than the teacher in ONNX Runtime"
+    )
+    models = dict(files.evaluation.models)
+    models["teacher"] = replace(models["teacher"], runtime="scikit-learn", onnx_latency_ms=None)
+    other = replace(files.evaluation, models=models)
+    assert key_numbers(files, other)[-1].note == (
+        f"student-int8.onnx in ONNX Runtime · the teacher takes 11.8{THIN}ms in scikit-learn"
+    )
+    rows = {
+        (row.label, row.meaning): [cell.value for cell in row.cells]
+        for row in score_table(files, other).costs
+        if row.label == "Time for 1 sample"
+    }
+    dash, student = numbers.DASH, f"1.31{THIN}ms"
+    assert rows == {
+        ("Time for 1 sample", "median, in PyTorch"): [student, "", student, dash],
+        ("Time for 1 sample", "median, in scikit-learn"): [dash, "", dash, f"11.8{THIN}ms"],
+        ("Time for 1 sample", "median, in ONNX Runtime, student-int8.onnx"): [f"0.190{THIN}ms", "", dash, dash],
+    }
+
+
+def test_reproduce_gives_what_does_reproduce(page: Page) -> None:
+    files = read_run(page("images").parent)
+    assert again(files).lines == (
+        "cd '/home/someone/my project'",
+        "potstill run recipe.yaml --set training.epochs=40 --out runs/images",
+    )
+    python = replace(files, run={**files.run, "command": "potstill.distill(...)"})
+    assert again(python).lines == (
+        "cd '/home/someone/my project'",
+        f"cp {files.folder}/recipe.yaml again.yaml",
+        f"potstill run again.yaml --out {files.folder}-again",
+    )
+    objects = again(replace(python, run={**python.run, "given": ["student", "objective"]}))
+    assert objects.lines == ("potstill.distill(..., student, ..., objective=objective, ...)",)
+    assert "objects that no recipe holds: student, objective" in objects.how
+    older = {name: value for name, value in files.run.items() if name not in ("directory", "base", "given")}
+    assert again(replace(files, run=older)).lines == (files.run["command"],)
+
+
+def test_a_limit_that_was_not_measured_does_not_fit_and_equal_looking_numbers_get_digits(page: Page) -> None:
+    files = read_run(page("images").parent)
+    unmeasured = replace(files, exported=tuple({**file, "latency_ms": None} for file in files.exported))
+    row = next(row for row in budget_rows(unmeasured) if row.name.startswith("One sample"))
+    assert (row.measured, row.met) == ("not measured", None)
+    near = tuple({**file, "latency_ms": {"1": {"p50": 0.5001}}} for file in files.exported)
+    row = next(row for row in budget_rows(replace(files, exported=near)) if row.name.startswith("One sample"))
+    assert (row.allowed, row.measured, row.met) == (f"0.5{THIN}ms", f"0.5001{THIN}ms", False)
+    none = budget_rows(replace(files, exported=()))
+    assert [row.met for row in none if "there is none" in row.name] == [None, None]
+
+
+def test_the_confusion_map_says_what_its_colours_mean(page: Page) -> None:
+    text = " ".join(read(page("images")).text.split())
+    assert "more often distilled (+) more often alone (\u2212)" in text
 
 
 def test_which_split_chose_what_is_said(page: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,14 @@ def test_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     assert Path("runs/x/report.html").is_file()
+
+
+def test_the_command_is_also_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["potstill", "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("potstill", run_name="__main__")
+    assert left.value.code == 0
+    assert "measured, exported" in capsys.readouterr().out
 
 
 def test_every_example_is_run() -> None:

@@ -116,6 +116,7 @@ def evaluation(result: EvaluationResult) -> None:
     """Print the three models side by side, and the verdict."""
     metric = result.headline_metric
     rows = []
+    several = len({scores.runtime for scores in result.models.values()}) > 1
     for name, scores in result.models.items():
         latency = (scores.latency_ms or {}).get("1", {})
         rows.append(
@@ -125,7 +126,7 @@ def evaluation(result: EvaluationResult) -> None:
                 interval(metric, scores.intervals.get(metric)),
                 count(scores.parameters),
                 megabytes(scores.bytes),
-                number(latency.get("p50")),
+                number(latency.get("p50")) + (f" in {scores.runtime}" if several and latency else ""),
             ]
         )
     table(["", METRIC_NAMES.get(metric, metric), "95% interval", "parameters", "MB", "ms"], rows, right=range(1, 6))

@@ -119,6 +119,8 @@ def evaluate(
             flops=sizes[name].flops,
             bytes=sizes[name].bytes,
             latency_ms=sizes[name].latency_ms,
+            runtime=sizes[name].runtime,
+            onnx_latency_ms=sizes[name].onnx_latency_ms,
         )
         for name in outputs
     }

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from potstill.evaluation.verdict import Difference, Verdict
 
 Task = Literal["classification", "regression"]
+ONNX_RUNTIME = "ONNX Runtime"
 Latency = Mapping[str, Mapping[str, float]]
 
 
@@ -25,6 +26,8 @@ class Size:
         flops: operations of one forward pass of one example, or None.
         bytes: of the stored weights, or None.
         latency_ms: milliseconds a call by batch size, ``{"1": {"p50": .., "p95": .., "per_second": ..}, ...}``.
+        runtime: what the time is of, such as ``"PyTorch"`` or ``"scikit-learn"``; times of two are not compared.
+        onnx_latency_ms: the same of the model as an ONNX file in ONNX Runtime, where it was written as one.
 
     """
 
@@ -32,6 +35,8 @@ class Size:
     flops: int | None
     bytes: int | None
     latency_ms: Latency | None = None
+    runtime: str = "PyTorch"
+    onnx_latency_ms: Latency | None = None
 
 
 def plain(number: float | None) -> float | None:
@@ -63,6 +68,8 @@ class ModelScores:
         flops: operations of one forward pass of one example, or None.
         bytes: of the stored weights, or None.
         latency_ms: as in `Size`.
+        runtime: as in `Size`.
+        onnx_latency_ms: as in `Size`.
 
     """
 
@@ -74,6 +81,8 @@ class ModelScores:
     flops: int | None
     bytes: int | None
     latency_ms: Latency | None = None
+    runtime: str = "PyTorch"
+    onnx_latency_ms: Latency | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON data."""
@@ -86,6 +95,10 @@ class ModelScores:
             "flops": self.flops,
             "bytes": self.bytes,
             "latency_ms": None if self.latency_ms is None else {k: dict(v) for k, v in self.latency_ms.items()},
+            "runtime": self.runtime,
+            "onnx_latency_ms": (
+                None if self.onnx_latency_ms is None else {k: dict(v) for k, v in self.onnx_latency_ms.items()}
+            ),
         }
 
     @staticmethod
@@ -100,6 +113,8 @@ class ModelScores:
             flops=value["flops"],
             bytes=value["bytes"],
             latency_ms=value["latency_ms"],
+            runtime=value.get("runtime", "PyTorch"),
+            onnx_latency_ms=value.get("onnx_latency_ms"),
         )
 
 

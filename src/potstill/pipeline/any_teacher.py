@@ -344,6 +344,7 @@ def _endpoint(endpoint: Any, wanted: Wanted, place: str) -> Opened:
         ask=model.ask,
         answers="values" if regression else None,
         says="the task is regression",
+        runtime="its server",
     )
 
 

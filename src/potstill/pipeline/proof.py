@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from potstill.core.errors import PotstillError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
-from potstill.export import recommended
+from potstill.evaluation.result import ONNX_RUNTIME, Latency
+from potstill.export import OnnxModel, export_onnx, recommended
 from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
 from potstill.models.measure import hides_weights
 from potstill.models.together import Together, deployed
@@ -28,6 +31,7 @@ from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
 from potstill.pipeline.makers import preprocessor
 from potstill.recipe.schema import Budget, Recipe
 from potstill.teachers import LiveTeacher, MergedTeacher
+from potstill.teachers.foreign import ForeignTeacher
 from potstill.teachers.merged import member_model
 from potstill.teachers.protocol import by_batch
 
@@ -153,7 +157,7 @@ def evaluate_models(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     chosen = best_seed(job, out)
     sizes = {}
     if teacher is not None:
-        sizes["teacher"] = _size(job, job.make_teacher(), job.teacher_preprocess)
+        sizes["teacher"] = _size(job, job.make_teacher(), job.teacher_preprocess, in_onnx=job.recipe.export.wanted)
     for kind in KINDS:
         sizes[kind] = _size(job, trained_student(job, out, chosen, kind), job.student_preprocess)
     for name, other in other_models(job, teacher, out).items():
@@ -210,17 +214,45 @@ def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[s
     return found
 
 
-def _size(job: Job, model: nn.Module, preprocess: Preprocessor) -> Size:
-    """Return what a model costs; None where it is no torch model, or looks its answers up."""
+def _size(job: Job, model: nn.Module, preprocess: Preprocessor, *, in_onnx: object = None) -> Size:
+    """Return what a model costs; None where it is no torch model, or looks its answers up.
+
+    Where ``in_onnx`` says so it is also timed as an ONNX file, which is not kept: the student is deployed as one, and
+    times of two runtimes say nothing of each other.
+    """
     example = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test))))
     deployed, hidden = nn.Sequential(preprocess, model).cpu().eval(), hides_weights(model)
     timed = job.recipe.evaluation.latency and by_batch(model) is None
+    took = latency(deployed, example, threads=job.recipe.evaluation.threads) if timed else None
+    runtime, as_file = runtime_of(model), None
+    if timed and in_onnx:
+        as_file = took if runtime == ONNX_RUNTIME else _latency_in_onnx(job, model, preprocess, example)
     return Size(
         parameters=None if hidden else num_parameters(model),
         flops=None if hidden else flops(model, preprocess(example[:1])),
         bytes=bytes_of_weights(model),
-        latency_ms=latency(deployed, example, threads=job.recipe.evaluation.threads) if timed else None,
+        latency_ms=took,
+        runtime=runtime,
+        onnx_latency_ms=as_file,
     )
+
+
+def runtime_of(model: nn.Module) -> str:
+    """Return what computes a model's answers: PyTorch, or the frameworks of what is no torch model in it."""
+    foreign = [module.opened.runtime for module in model.modules() if isinstance(module, ForeignTeacher)]
+    return " and ".join(dict.fromkeys(foreign)) or "PyTorch"
+
+
+def _latency_in_onnx(job: Job, model: nn.Module, preprocess: Preprocessor, example: Tensor) -> Latency | None:
+    """Return how long a torch model takes as an ONNX file; None where it cannot be written as one."""
+    if hides_weights(model):
+        return None
+    with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
+        try:
+            path = export_onnx(model, preprocess, example, Path(folder) / "model.onnx", task=job.data.task)
+        except PotstillError:
+            return None
+        return latency(OnnxModel(path, threads=job.recipe.evaluation.threads), example.numpy())
 
 
 def _limits(budget: Budget, exported: Sequence[Mapping[str, Any]]) -> list[Limit]:

@@ -37,7 +37,14 @@ def evaluate(run_folder: Path | str) -> EvaluationResult:
     with folder.locked():
         before = EvaluationResult.from_json(read_json(folder.path / "evaluation.json"))
         sizes = {
-            name: Size(scores.parameters, scores.flops, scores.bytes, scores.latency_ms)
+            name: Size(
+                scores.parameters,
+                scores.flops,
+                scores.bytes,
+                scores.latency_ms,
+                runtime=scores.runtime,
+                onnx_latency_ms=scores.onnx_latency_ms,
+            )
             for name, scores in before.models.items()
         }
         _refuse_damage(folder, "predictions", "export")

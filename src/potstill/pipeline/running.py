@@ -170,7 +170,9 @@ def begin(job: Job, folder: RunFolder, command: str) -> None:
         finished=None,
         recipe_hash=recipe_hash(recipe),
         command=command,
-        base=str(job.base),
+        base=str(job.base.absolute()),
+        directory=str(Path.cwd()),
+        given=[name for name in ("teacher", "student", "data", "objective") if getattr(job.given, name) is not None],
         versions=package_versions(),
         machine=describe_machine(job.device),
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.evaluation import EvaluationResult, Limit
+from potstill.evaluation import EvaluationResult, Limit, ModelScores
+from potstill.evaluation.result import ONNX_RUNTIME
 from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, told_apart
 from potstill.export import recommended
 from potstill.report import numbers
@@ -86,11 +87,11 @@ def key_numbers(files: RunFiles, evaluation: EvaluationResult) -> list[KeyNumber
         return []
     best = next(iter(good_files(files)), None)
     size = best["bytes"] if best else student.bytes
-    speed = latency(best.get("latency_ms")) if best else latency(student.latency_ms)
     source = str(best["file"]) if best else "stored weights"
     kept = numbers.finite(best.get("accuracy_file")) if best else None
-    metric = evaluation.headline_metric
-    quality = f"{numbers.in_prose(metric)} {numbers.score(metric, kept)}" if kept is not None else ""
+    metric = numbers.main_metric(files.task)
+    # The file is of one seed and rounded; the scores of the first tile and the table are means over the seeds.
+    quality = f"{numbers.in_prose(metric)} {numbers.score(metric, kept)} of this file" if kept is not None else ""
     tiles = [
         KeyNumber(
             "Parameters",
@@ -103,12 +104,29 @@ def key_numbers(files: RunFiles, evaluation: EvaluationResult) -> list[KeyNumber
             _joined(source, quality, _times(teacher.bytes if teacher else None, size, "smaller than the teacher")),
         ),
     ]
+    speed = latency(best.get("latency_ms")) if best else latency(student.latency_ms)
     if speed is not None:
-        slower = latency(teacher.latency_ms) if teacher else None
-        against = "faster than the teacher in PyTorch" if best else "faster than the teacher"
-        note = _joined(source if best else "in PyTorch", _times(slower, speed, against))
+        runtime = ONNX_RUNTIME if best else student.runtime
+        note = _joined(f"{source} in {runtime}" if best else f"in {runtime}", _faster(teacher, speed, runtime))
         tiles.append(KeyNumber("One sample takes", numbers.milliseconds(speed), note))
     return tiles
+
+
+def time_in(model: ModelScores, runtime: str, batch: int = 1) -> float | None:
+    """Return the median milliseconds of one call in one runtime, or None where it was not measured there."""
+    if runtime == model.runtime:
+        return latency(model.latency_ms, batch)
+    return latency(model.onnx_latency_ms, batch) if runtime == ONNX_RUNTIME else None
+
+
+def _faster(teacher: ModelScores | None, speed: float, runtime: str) -> str:
+    """Return how many times faster than the teacher in the same runtime, or what the teacher takes in another."""
+    if teacher is None:
+        return ""
+    same, own = time_in(teacher, runtime), latency(teacher.latency_ms)
+    if same is not None:
+        return _times(same, speed, f"faster than the teacher in {runtime}")
+    return "" if own is None else f"the teacher takes {numbers.milliseconds(own)} in {teacher.runtime}"
 
 
 def _times(large: float | None, small: float | None, what: str) -> str:

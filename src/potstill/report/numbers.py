@@ -100,7 +100,7 @@ def difference(name: str, value: float | None, *, unit: bool = True) -> str:
         return DASH
     if metric(name).kind == "percent":
         return f"{100 * value:+.1f}{THIN + 'points' if unit else ''}".replace("-", MINUS)
-    text = score(name, value, unit=unit)
+    text = f"{value:.4f}".replace("-", MINUS) if 5e-5 <= abs(value) < 1e-3 else score(name, value, unit=unit)
     return text if text.startswith(MINUS) else f"+{text}"
 
 

@@ -15,6 +15,7 @@ from potstill.report.files import RunFiles, read_run
 from potstill.report.headline import answer, budget_rows, key_numbers, steps
 from potstill.report.learning import learning
 from potstill.report.run_facts import (
+    again,
     data_summary,
     facts,
     failed_stages,
@@ -95,10 +96,11 @@ def content(files: RunFiles) -> dict[str, Any]:
         "verdict_warnings": [typeset(warning) for warning in verdict.warnings] if verdict else [],
         "evaluation": evaluation,
         "metric": numbers.metric(evaluation.headline_metric if evaluation else numbers.main_metric(files.task)),
+        "file_metric": numbers.metric(numbers.main_metric(files.task)),
         "steps": steps(evaluation) if evaluation else [],
         "keys": key_numbers(files, evaluation) if evaluation else [],
         "budget": budget_rows(files),
-        "table": score_table(evaluation) if evaluation else None,
+        "table": score_table(files, evaluation) if evaluation else None,
         "others": other_rows(evaluation) if evaluation else [],
         "score_figures": score_figures(evaluation) if evaluation else [],
         "cost_figures": cost_figures(files, evaluation) if evaluation else [],
@@ -113,7 +115,7 @@ def content(files: RunFiles) -> dict[str, Any]:
         "warnings": [typeset(text) for text in files.warnings or ()],
         "stages": stage_rows(files),
         "facts": facts(files),
-        "command": str(files.run.get("command") or ""),
+        "again": again(files),
         "recipe": files.recipe_text,
         "model_name": numbers.model_name,
     }

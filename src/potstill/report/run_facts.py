@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,50 @@ def facts(files: RunFiles) -> list[tuple[str, str]]:
         ("Versions", versions or str(run.get("potstill") or "")),
     ]
     return [(label, text) for label, text in found if text]
+
+
+@dataclass(frozen=True)
+class Again:
+    """How to do the run again: a sentence, and lines to type."""
+
+    how: str
+    lines: tuple[str, ...]
+
+
+def again(files: RunFiles) -> Again:
+    """Return what gives this run again: commands where that is so, else which objects only Python has."""
+    run = files.run
+    command, given = str(run.get("command") or ""), [str(name) for name in run.get("given") or ()]
+    if given:
+        return Again(
+            f"This run was started from Python with objects that no recipe holds: {', '.join(given)}. Give the same "
+            "objects again; the settings are those of the recipe below.",
+            (f"potstill.distill({_arguments(given)}, ...)",),
+        )
+    folder = files.folder.absolute()
+    if command.startswith("potstill run"):
+        place = [f"cd {shlex.quote(str(run['directory']))}"] if run.get("directory") else []
+        return Again(
+            "These commands give this run again, with the values that were set on the command line. Stages that are "
+            "finished are kept; with another folder behind --out everything is done anew.",
+            (*place, command),
+        )
+    if not run.get("base"):
+        return Again("The recipe below is complete.", (command,) if command else ())
+    return Again(
+        "This run was started from Python, and its recipe is complete: these commands do the same anew.",
+        (
+            f"cd {shlex.quote(str(run['base']))}",
+            f"cp {shlex.quote(str(folder / 'recipe.yaml'))} again.yaml",
+            f"potstill run again.yaml --out {shlex.quote(str(folder) + '-again')}",
+        ),
+    )
+
+
+def _arguments(given: Sequence[str]) -> str:
+    """Return the call's first arguments: the names of objects, and dots where the recipe has the value."""
+    shown = [name if name in given else "..." for name in ("teacher", "student", "data")]
+    return ", ".join([*shown, *(["objective=objective"] if "objective" in given else [])])
 
 
 def _objective(section: Any) -> str:

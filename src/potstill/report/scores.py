@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from potstill.evaluation import Difference, EvaluationResult, ModelScores
+from potstill.evaluation.result import ONNX_RUNTIME
 from potstill.report import numbers
 from potstill.report.charts import cost_scatter, difference_rows, score_rows
 from potstill.report.figures import Figure, draw
 from potstill.report.files import Record, RunFiles
-from potstill.report.headline import good_files, latency
+from potstill.report.headline import good_files, latency, time_in
 from potstill.report.numbers import MODEL_NAMES, MODELS
 
 ModelCost = Callable[[ModelScores], float | None]
@@ -41,8 +42,7 @@ class ScoreRow:
 class ScoreTable:
     """The table of the models: column heads, measured metrics, then costs."""
 
-    models: tuple[str, ...]
-    compares: bool
+    columns: tuple[str, ...]  # names of models, and "change" for distilled minus alone
     metrics: tuple[ScoreRow, ...]
     costs: tuple[ScoreRow, ...]
 
@@ -57,27 +57,34 @@ def others(evaluation: EvaluationResult) -> list[ModelScores]:
     return [scores for name, scores in evaluation.models.items() if name not in MODELS]
 
 
-def score_table(evaluation: EvaluationResult) -> ScoreTable:
+def score_table(files: RunFiles, evaluation: EvaluationResult) -> ScoreTable:
     """Return the table of the models: metrics with intervals, then what each model costs."""
-    models = present(evaluation)
+    models = present(evaluation)[::-1]  # the student first: a phone shows two columns
     differences = evaluation.differences.get("distilled-alone", {})
+    columns = [one.name for one in models]
+    at = columns.index("distilled") + 1
+    columns[at:at] = ["change"] if differences else []
     names = list(dict.fromkeys([evaluation.headline_metric, *(name for one in models for name in one.metrics)]))
     metrics = [
         ScoreRow(
             numbers.metric(name).label,
             numbers.metric(name).meaning,
-            (
-                *(_score_cell(name, one) for one in models),
-                *([_difference_cell(name, differences.get(name))] if differences else []),
+            tuple(
+                _difference_cell(name, differences.get(name))
+                if column == "change"
+                else _score_cell(name, evaluation.models[column])
+                for column in columns
             ),
         )
         for name in names
     ]
     return ScoreTable(
-        models=tuple(one.name for one in models),
-        compares=bool(differences),
+        columns=tuple(columns),
         metrics=tuple(metrics),
-        costs=tuple(_cost_rows(models)),
+        costs=tuple(
+            replace(row, cells=(*row.cells[:at], Cell(""), *row.cells[at:])) if differences else row
+            for row in _cost_rows(models, next(iter(good_files(files)), None))
+        ),
     )
 
 
@@ -91,7 +98,7 @@ def other_rows(evaluation: EvaluationResult) -> list[tuple[str, tuple[Cell, ...]
                 _score_cell(name, one),
                 Cell(numbers.count(one.parameters)),
                 Cell(numbers.megabytes(one.bytes)),
-                Cell(numbers.milliseconds(latency(one.latency_ms))),
+                Cell(numbers.milliseconds(latency(one.latency_ms)), f"in {one.runtime}" if one.latency_ms else ""),
             ),
         )
         for one in others(evaluation)
@@ -118,16 +125,24 @@ def _difference_cell(name: str, found: Difference | None) -> Cell:
     return Cell(numbers.difference(name, found.value), bounds, note)
 
 
-def _cost_rows(models: list[ModelScores]) -> list[ScoreRow]:
+def _cost_rows(models: list[ModelScores], file: Record | None) -> list[ScoreRow]:
     rows = [
         ScoreRow("Parameters", "trainable numbers", tuple(Cell(numbers.count(one.parameters)) for one in models)),
         ScoreRow("Operations", "of one answer", tuple(Cell(numbers.count(one.flops or None)) for one in models)),
         ScoreRow("Stored weights", "", tuple(Cell(numbers.megabytes(one.bytes)) for one in models)),
     ]
+    runtimes = dict.fromkeys([*(one.runtime for one in models), ONNX_RUNTIME])
     for batch, label in ((1, "Time for 1 sample"), (32, "Time for 32 samples")):
-        times = [latency(one.latency_ms, batch) for one in models]
-        if any(time is not None for time in times):
-            rows.append(ScoreRow(label, "median, in PyTorch", tuple(Cell(numbers.milliseconds(t)) for t in times)))
+        # One row a runtime: times of two runtimes say nothing of each other.
+        for runtime in runtimes:
+            times = [time_in(one, runtime, batch) for one in models]
+            meaning = f"median, in {runtime}"
+            if runtime == ONNX_RUNTIME and file is not None:
+                measured = latency(file.get("latency_ms"), batch)
+                times = [measured if one.name == "distilled" else time for one, time in zip(models, times, strict=True)]
+                meaning += f", {file['file']}"
+            if any(time is not None for time in times):
+                rows.append(ScoreRow(label, meaning, tuple(Cell(numbers.milliseconds(time)) for time in times)))
     return rows
 
 
@@ -242,6 +257,7 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
                 "file": True,
             }
             for file in good_files(files)
+            if name == numbers.main_metric(files.task)
             if (cost := file_cost(file)) and (value := numbers.finite(file.get("accuracy_file"))) is not None
         ]
         limit = numbers.finite(budget.get(limit_name))
@@ -249,12 +265,14 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
             f"{r['label']}: {numbers.score(name, r['value'])} at {numbers.significant(r['cost'])} {axis.lower()}"
             for r in records
         )
+        timed = {f"{numbers.model_name(one.name).lower()} in {one.runtime}" for one in present(evaluation)}
+        where = f" Timed: {', '.join(sorted(timed))}, files in {ONNX_RUNTIME}." if key == "latency" else ""
         dashed = " The dashed line is the budget's limit." if limit else ""
         found.append(
             draw(
                 key,
                 title.replace("Score", metric.label),
-                reading + dashed,
+                reading + where + dashed,
                 described,
                 partial(
                     cost_scatter, records, kind=metric.kind, cost_title=axis, score_title=metric.label, limit=limit

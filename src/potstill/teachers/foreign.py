@@ -70,6 +70,7 @@ class Opened:
         outputs: names of further answers.
         has_views: whether ``lookup`` knows augmented views.
         everything: all raw answers that ``lookup`` knows, (n,) or (n, c).
+        runtime: what computes its answers, as a person calls it; its time is compared with no other's.
 
     """
 
@@ -86,6 +87,7 @@ class Opened:
     outputs: tuple[str, ...] = ()
     has_views: bool = False
     everything: Array | None = None
+    runtime: str = "its own framework"
 
 
 @dataclass(frozen=True)

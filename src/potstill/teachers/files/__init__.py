@@ -107,4 +107,5 @@ def _open_keras(path: Path, wanted: Wanted, args: Mapping[str, Any], *, python: 
         answers="values" if regression else facts.answers,
         says="the task is regression" if regression else f"its last function is {facts.activation}",
         outputs=tuple(name for name in facts.outputs if name != facts.output),
+        runtime="Keras",
     )

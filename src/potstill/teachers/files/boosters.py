@@ -59,7 +59,8 @@ def open_lightgbm(
     names = booster.feature_name()
     plain = names == [f"Column_{index}" for index in range(len(names))]
     form = _form(path, wanted, args, objective, answers, None if plain else names, booster.num_feature(), place)
-    return form.opened(AskLightGBM(booster, form.answers == "logits", scale, path.name, *form.inputs))
+    ask = AskLightGBM(booster, form.answers == "logits", scale, path.name, *form.inputs)
+    return form.opened(ask, "LightGBM")
 
 
 def open_xgboost(
@@ -82,7 +83,7 @@ def open_xgboost(
     form = _form(path, wanted, args, objective, answers, booster.feature_names, booster.num_features(), place)
     best = booster.attr("best_iteration")
     rounds = (0, int(best) + 1) if best is not None else (0, 0)
-    return form.opened(AskXGBoost(booster, form.answers == "logits", rounds, path.name, *form.inputs))
+    return form.opened(AskXGBoost(booster, form.answers == "logits", rounds, path.name, *form.inputs), "XGBoost")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Form:
     classes: tuple[str, ...] | None
     inputs: tuple[str, bool, Chosen | None]
 
-    def opened(self, ask: Callable[[Array], Array]) -> Opened:
+    def opened(self, ask: Callable[[Array], Array], runtime: str) -> Opened:
         return Opened(
             name=self.path.name,
             digest=fingerprint.of_json([fingerprint.of_file(self.path), self.options, self.answers]),
@@ -105,6 +106,7 @@ class _Form:
             answers=self.answers,
             says=self.says,
             classes=self.classes,
+            runtime=runtime,
         )
 
 

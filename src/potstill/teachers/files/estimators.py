@@ -22,6 +22,7 @@ from potstill.teachers.files.columns import Chosen, chosen_columns
 from potstill.teachers.files.inputs import arranged, layout_for, options_of
 from potstill.teachers.foreign import Opened, Wanted
 
+RUNTIMES = {"sklearn": "scikit-learn", "lightgbm": "LightGBM", "xgboost": "XGBoost"}
 OPTIONS = ("layout", "method", "trusted")
 METHODS = ("predict_proba", "decision_function", "predict")
 
@@ -57,6 +58,7 @@ def open_estimator(
         ask=AskEstimator(estimator, method, path.name, layout, flat, columns),
         answers=answers,
         says=f"it was asked by {method}",
+        runtime=RUNTIMES.get(home := type(estimator).__module__.partition(".")[0], home),
         classes=None if classes is None else tuple(map(class_text, np.asarray(classes).tolist())),
     )
 

@@ -82,6 +82,7 @@ def open_onnx(path: Path, wanted: Wanted, args: Mapping[str, Any], *, place: str
         says=says,
         classes=classes,
         outputs=further,
+        runtime="ONNX Runtime",
     )
 
 

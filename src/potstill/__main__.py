@@ -1,0 +1,7 @@
+"""``python -m potstill``: the command without its script."""
+
+from __future__ import annotations
+
+from potstill.cli import main
+
+main()
