@@ -381,3 +381,24 @@ def test_a_real_terminal_gets_rich_tables_and_a_pipe_does_not() -> None:
     os.close(main)
     assert "───" in drawn
     assert "[red]x" in drawn
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "label"])
+def test_an_untrusted_recipe_runs_nothing(recipe: Path, invoke: Invoke, command: str) -> None:
+    Path("mine.py").write_text("from pathlib import Path\nPath('it-ran').touch()\nmake = None\n")
+    changes = ["--set", "student.model=mine.py:make", "--out", "runs/theirs"]
+    result = invoke(command, str(recipe), *changes, "--untrusted")
+    assert result.exit_code == 2
+    assert "student.model: 'mine.py:make' is Python code to run" in result.stderr
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_an_untrusted_run_runs_nothing(fake: Any, finished: Path, invoke: Invoke, command: str) -> None:
+    (finished / "recipe.yaml").write_text(
+        "data: {train: digits}\nteacher: {model: cnn, train: {}}\nstudent: {model: 'mine.py:make'}\n"
+    )
+    result = invoke(command, str(finished), "--untrusted")
+    assert (result.exit_code, fake.calls) == (2, [])
+    assert "'mine.py:make' is Python code" in result.stderr
+    assert invoke(command, str(finished)).exit_code == 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from potstill.cli import show
-from potstill.cli.options import Json, RunFolder, existing_run
+from potstill.cli.options import Json, RunFolder, Untrusted, check_run, existing_run
 
 
-def evaluate(run: RunFolder, json: Json = False) -> None:
+def evaluate(run: RunFolder, json: Json = False, untrusted: Untrusted = False) -> None:
     """Compute the numbers and verdict of a run again.
 
     From the predictions that the run kept: nothing is trained and the test split is not read again.
@@ -17,6 +17,7 @@ def evaluate(run: RunFolder, json: Json = False) -> None:
       potstill evaluate runs/digits --json
     """
     folder = existing_run(run)
+    check_run(folder, untrusted=untrusted)
     with show.stdout_for_result(json):
         from potstill import pipeline
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from potstill.cli import show
-from potstill.cli.options import Json, RunFolder, existing_run
+from potstill.cli.options import Json, RunFolder, Untrusted, check_run, existing_run
 
 
 class Format(StrEnum):
@@ -35,6 +35,7 @@ def export(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Also copy the files into this folder.")
     ] = None,
     json: Json = False,
+    untrusted: Untrusted = False,
 ) -> None:
     """Write the student of a run as files to deploy.
 
@@ -46,6 +47,7 @@ def export(
       potstill export runs/digits --format onnx --out deploy
     """
     folder = existing_run(run)
+    check_run(folder, untrusted=untrusted)
     with show.stdout_for_result(json):
         from potstill import pipeline
 

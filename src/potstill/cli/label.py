@@ -10,7 +10,7 @@ import typer
 
 from potstill.cli import show
 from potstill.cli.guard import repeated_command
-from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, default_out
+from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, Untrusted, default_out
 from potstill.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def label(
     shard: Shard = None,
     json: Json = False,
     quiet: Quiet = False,
+    untrusted: Untrusted = False,
 ) -> None:
     """Record what the teacher says of the training samples, and describe it.
 
@@ -46,7 +47,7 @@ def label(
     from potstill.recipe.text import TextRecipe
     from potstill.recipe.yaml import read_for_label
 
-    read_recipe = read_for_label(recipe, changes or ())
+    read_recipe = read_for_label(recipe, changes or (), untrusted=untrusted)
     if quiet or json:
         os.environ["POTSTILL_QUIET"] = "1"
     if isinstance(read_recipe, TextRecipe):

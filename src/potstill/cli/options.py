@@ -24,6 +24,10 @@ Changes = Annotated[
         help="Change one value of the recipe, such as training.epochs=3. Can be given several times.",
     ),
 ]
+Untrusted = Annotated[
+    bool,
+    typer.Option("--untrusted", help="Refuse a recipe that could run code, ask a server or reach beyond its folder."),
+]
 Terms = Annotated[bool, typer.Option("--terms", help="Print the objective as a list of terms for a recipe, only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -50,6 +54,16 @@ def existing_run(folder: Path) -> Path:
     known = _runs_in(folder.parent)
     hint = did_you_mean(folder.name, known) if known else " 'potstill run RECIPE' makes one."
     raise UsageError(f"There is no run {folder}.{hint}")
+
+
+def check_run(folder: Path, *, untrusted: bool) -> None:
+    """Refuse an untrusted run whose recipe could run code, ask a server or reach beyond the folder of its data."""
+    if untrusted:
+        from potstill.core.files import read_json
+        from potstill.recipe.yaml import read
+
+        base = read_json(folder / "run.json").get("base", folder)
+        read(folder / "recipe.yaml", untrusted=True, base=str(base))
 
 
 def _runs_in(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potstill.cli import show
-from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, Terms, default_out
+from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, Terms, Untrusted, default_out
 
 
 def plan(
@@ -17,6 +17,7 @@ def plan(
     terms: Terms = False,
     json: Json = False,
     quiet: Quiet = False,
+    untrusted: Untrusted = False,
 ) -> None:
     """Check a recipe and show what a run will do and cost.
 
@@ -31,7 +32,7 @@ def plan(
     """
     from potstill.recipe.yaml import fragment, read
 
-    read_recipe = read(recipe, changes or ())
+    read_recipe = read(recipe, changes or (), untrusted=untrusted)
     if quiet or json or terms:
         os.environ["POTSTILL_QUIET"] = "1"
     with show.stdout_for_result(json or quiet or terms):

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 from potstill.cli import show
 from potstill.cli.guard import repeated_command
-from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, default_out
+from potstill.cli.options import Changes, Json, Out, Quiet, RecipeFile, Untrusted, default_out
 from potstill.core.errors import ParityError
 
 if TYPE_CHECKING:
     from potstill.pipeline import Run
 
 
-def run(recipe: RecipeFile, out: Out = None, changes: Changes = None, json: Json = False, quiet: Quiet = False) -> None:
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    changes: Changes = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    untrusted: Untrusted = False,
+) -> None:
     """Train, measure, export and report, in one folder.
 
     Finished stages are kept and a stopped run goes on where it was: give the same command again.
@@ -28,7 +35,7 @@ def run(recipe: RecipeFile, out: Out = None, changes: Changes = None, json: Json
     """
     from potstill.recipe.yaml import read
 
-    read_recipe = read(recipe, changes or ())
+    read_recipe = read(recipe, changes or (), untrusted=untrusted)
     if quiet or json:
         os.environ["POTSTILL_QUIET"] = "1"
     folder = out or default_out(recipe)

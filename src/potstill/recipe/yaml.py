@@ -19,6 +19,7 @@ from potstill.recipe.problems import EXAMINED, describe, explain, without_empty_
 from potstill.recipe.schema import Recipe
 from potstill.recipe.section import Section
 from potstill.recipe.text import TextRecipe
+from potstill.recipe.untrusted import offences
 
 S = TypeVar("S", bound=Section)
 _LISTED, _LISTED_OF_MANY = 20, 5
@@ -36,13 +37,18 @@ class _Origin:
 
 
 @clear_errors
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read(
+    path: str | Path, overrides: Sequence[str] = (), *, untrusted: bool = False, base: str | Path | None = None
+) -> Recipe:
     """Read a recipe file.
 
     Args:
         path: the YAML file.
         overrides: changes such as ``"training.epochs=3"`` or ``"objective.0.weight=0.5"``: a dotted path and a
             value written as in YAML; list items are counted from 0. Applied in order.
+        untrusted: the recipe comes from others: refuse all that could run code, reach beyond its folder or ask a
+            server; models of the zoo and data files remain. Holds for ``overrides`` too.
+        base: the folder that its paths start from, for ``untrusted``; the file's own when absent.
 
     Returns:
         The checked recipe, with every default filled in.
@@ -52,17 +58,19 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             as ``recipe.yaml:7: training.epochs: ...``.
 
     """
-    return loads(_content(Path(path)), str(path), overrides)
+    home = Path(base) if base is not None else Path(path).parent
+    return loads(_content(Path(path)), str(path), overrides, untrusted_in=home if untrusted else None)
 
 
 @clear_errors
-def read_for_label(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TextRecipe:
+def read_for_label(path: str | Path, overrides: Sequence[str] = (), *, untrusted: bool = False) -> Recipe | TextRecipe:
     """Read a recipe of any task that can be labelled; as `read`, and with ``task: text`` a `TextRecipe`."""
     content = _content(Path(path))
     document, origins, problems = _parsed(content, str(path), overrides)
+    home = Path(path).parent if untrusted else None
     if document.get("task") == "text":
-        return _checked(document, str(path), origins, problems, TextRecipe)
-    return _checked(document, str(path), origins, problems, Recipe)
+        return _checked(document, str(path), origins, problems, TextRecipe, home)
+    return _checked(document, str(path), origins, problems, Recipe, home)
 
 
 def _content(path: Path) -> str:
@@ -87,14 +95,19 @@ def _content(path: Path) -> str:
         raise UsageError(f"{path}:{line}: the file is not UTF-8 text. Save it as UTF-8.") from None
 
 
-def loads(text: str, source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML text; as `read`, with ``source`` as the file name in messages."""
+def loads(
+    text: str, source: str = "recipe", overrides: Sequence[str] = (), *, untrusted_in: Path | None = None
+) -> Recipe:
+    """Read a recipe from YAML text; as `read`, with ``source`` as the file name in messages.
+
+    With ``untrusted_in``, the folder its paths start from, it is an untrusted one.
+    """
     value, origins, problems = _parsed(text, source, overrides)
     if value.get("task") == "text":
         raise UsageError(
             f"{source}: task text has no student: 'potstill label' asks a chat model and keeps its answers."
         )
-    return _checked(value, source, origins, problems, Recipe)
+    return _checked(value, source, origins, problems, Recipe, untrusted_in)
 
 
 def _parsed(
@@ -129,6 +142,7 @@ def _checked(
     origins: Mapping[Place, _Origin],
     problems: Sequence[tuple[_Origin, Place, str]],
     schema: type[S],
+    untrusted_in: Path | None,
 ) -> S:
     """Return ``value`` as a recipe, or raise everything that is wrong with it."""
     found, more = [*problems, *((_origin(origins, place), place, _NUL) for place in _with_nul(value))], 0
@@ -138,6 +152,9 @@ def _checked(
         found += [(_origin(origins, place), place, message) for place, message in explain(error, schema)]
         more = max(0, error.error_count() - EXAMINED)
     else:
+        if untrusted_in is not None:
+            wrong = offences(recipe.model_dump(), untrusted_in)
+            found += [(_origin(origins, place), place, message) for place, message in wrong]
         if not found:
             return recipe
     raise _refused(source, found, more)
