@@ -66,10 +66,20 @@ def main() -> None:
 
 
 def write(rows: list[dict]) -> None:
+    """Write rows in the place of those of the same cases; the rows of other shapes and precisions stay."""
+    measured = {case_of(row) for row in rows}
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if case_of(row) not in measured] + rows
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def case_of(row: dict) -> tuple[str, str, float]:
+    """Return what was measured together: shape, precision and share of valid tokens."""
+    return row["shape"], row["dtype"], float(row["valid"])
 
 
 def environment() -> Path:

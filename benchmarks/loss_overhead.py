@@ -143,12 +143,19 @@ def main() -> None:
         }
         for name in names
     ]
-    with (HERE / "results" / "loss_overhead.csv").open("w", newline="") as file:
+    path = HERE / "results" / "loss_overhead.csv"
+    if path.exists():  # presets that were not measured now keep their rows
+        with path.open(newline="") as file:
+            old = {row["preset"]: row for row in csv.DictReader(file)}
+        new = {row["preset"]: row for row in rows}
+        rows = [new.get(name) or old[name] for name in dict.fromkeys([*old, *new])]
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        print(f"{row['preset']:18} {row['ratio_to_cross_entropy']:.3f}  {row['extra_peak_megabytes']:+8.1f} MB")
+        ratio, extra = float(row["ratio_to_cross_entropy"]), float(row["extra_peak_megabytes"])
+        print(f"{row['preset']:18} {ratio:.3f}  {extra:+8.1f} MB")
 
 
 if __name__ == "__main__":

@@ -165,6 +165,11 @@ def main() -> None:
             for kind in options.ids:
                 rows.append(measure(kind, size, Path(root)))
                 print(rows[-1], flush=True)
+    measured = {(row["ids"], int(row["samples"])) for row in rows}
+    if RESULTS.exists():  # sizes and kinds of ids that were not measured now keep their rows
+        with RESULTS.open(newline="") as file:
+            old = [row for row in csv.DictReader(file) if (row["ids"], int(row["samples"])) not in measured]
+        rows = sorted([*old, *rows], key=lambda row: (int(row["samples"]), IDS.index(row["ids"])))
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

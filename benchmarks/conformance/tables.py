@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from benchmarks.conformance.probes import Invariant, Probe
     from benchmarks.conformance.run import Cell
 
-SHORT = {"pass": "pass", "FAIL": "FAIL", "not applicable": "-", "not run": "not run"}
+SHORT = {"pass": "pass", "FAIL": "FAIL", "other convention": "other", "not applicable": "-", "not run": "not run"}
 
 
 def text(rows: Sequence[Invariant], cells: Sequence[Cell]) -> str:
@@ -45,7 +45,9 @@ def markdown(rows: Sequence[Invariant], cells: Sequence[Cell], machine: str) -> 
         "[docs/guide/conformance.md](../../docs/guide/conformance.md). "
         f"{machine}, torch 2.13.0 on a CPU, every tool in an environment of its own with the versions in `pins/`.",
         "",
-        "`-` is not applicable: the tool has nothing of the kind, or leaves it to the user.",
+        "**FAIL** is a defect. *other convention* is a choice of the tool that differs from the statement and gives "
+        "the right result to a caller who knows of it; the row's section has the word. `-` is not applicable: the tool "
+        "has nothing of the kind, or leaves it to the user.",
         "",
         "| invariant | " + " | ".join(f"{tool} {versions[tool]}" for tool in tools) + " |",
         "|---|" + "---|" * len(tools),
@@ -53,8 +55,12 @@ def markdown(rows: Sequence[Invariant], cells: Sequence[Cell], machine: str) -> 
     for row in rows:
         marks = [_mark(found[row.name, tool]) for tool in tools]
         out.append(f"| [{row.name}](#{row.name}) | " + " | ".join(marks) + " |")
-    counts = [f"{sum(c.status == 'pass' for c in cells if c.tool == tool)} pass, "
-              f"{sum(c.status == 'FAIL' for c in cells if c.tool == tool)} FAIL" for tool in tools]  # fmt: skip
+    counts = []
+    for tool in tools:
+        given = [cell.status for cell in cells if cell.tool == tool]
+        counts.append(
+            f"{given.count('pass')} pass, {given.count('FAIL')} FAIL, {given.count('other convention')} other"
+        )
     out += ["| **sum** | " + " | ".join(counts) + " |", ""]
     for row in rows:
         out += [f"## {row.name}", "", row.what, "", row.why, ""]
@@ -63,9 +69,12 @@ def markdown(rows: Sequence[Invariant], cells: Sequence[Cell], machine: str) -> 
             failures = _failures(cell)
             if failures:
                 note = f" {cell.reason}" if cell.reason else ""
-                out += [f"**{tool} {cell.version}** fails {len(failures)} of {len(cell.probes)} probes.{note}", ""]
+                if cell.status == "other convention":
+                    out += [f"**{tool} {cell.version}**, other convention: {cell.reason}.", ""]
+                else:
+                    out += [f"**{tool} {cell.version}** fails {len(failures)} of {len(cell.probes)} probes.{note}", ""]
                 out += [_failure(probe) for probe in failures] + [""]
-            elif cell.status not in ("pass", "FAIL") and cell.reason:
+            elif cell.status != "pass" and cell.reason:
                 out += [f"{tool}: {cell.status}. {cell.reason}", ""]
     return "\n".join(out).rstrip() + "\n"
 
@@ -89,7 +98,7 @@ def csv_text(cells: Sequence[Cell]) -> str:
 
 
 def _mark(cell: Cell) -> str:
-    return {"pass": "pass", "FAIL": "**FAIL**", "not applicable": "-", "not run": "not run"}[cell.status]
+    return {**SHORT, "FAIL": "**FAIL**", "other convention": "*other convention*"}[cell.status]
 
 
 def _failures(cell: Cell) -> list[Probe]:

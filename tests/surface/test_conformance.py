@@ -184,3 +184,46 @@ def test_the_published_table_is_of_this_list(monkeypatch: pytest.MonkeyPatch) ->
     assert {row["status"] for row in rows if row["tool"] == "potstill"} == {"pass"}
     page = (SUITE / "results.md").read_text()
     assert all(f"## {name}\n" in page for name in names)
+
+
+def test_another_convention_is_told_from_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    convention, probe = module("conventions", monkeypatch).convention, module("probes", monkeypatch).Probe
+    zero, broken = probe("f", "", "0", "a refusal", False), probe("g", "", "nan", "a refusal", False)
+    assert "0 is the right value" in convention("torchdistill", "one_class_is_refused", [zero])
+    assert convention("torchdistill", "one_class_is_refused", [zero, broken]) == ""  # one defect is enough
+    assert convention("potstill", "one_class_is_refused", [zero]) == ""
+    assert "left to the caller" in convention("trl", "gradient_keeps_its_size_at_any_temperature", [broken])
+    assert convention("keras", "gradient_keeps_its_size_at_any_temperature", [broken]) == ""
+
+
+def test_the_written_table_is_the_one_that_its_observations_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, tables, rows = (module(name, monkeypatch) for name in ("run", "tables", "invariants"))
+    cells = run.kept()
+    assert len(cells) == ROWS * (1 + len(RIVALS))
+    assert tables.csv_text(cells) == (SUITE / "results.csv").read_text()
+    assert tables.markdown(rows.INVARIANTS, cells, "Python 3.11.7") == (SUITE / "results.md").read_text()
+    others = {(cell.tool, cell.invariant) for cell in cells if cell.status == "other convention"}
+    assert ("trl", "jsd_has_no_jump") in others
+    assert ("potstill", "jsd_has_no_jump") not in others
+    explained = {(tool, one.invariant) for one in module("conventions", monkeypatch).CONVENTIONS for tool in one.tools}
+    assert others == explained - {("torchdistill", "one_class_is_refused")}  # there one of its losses gives NaN
+
+
+def test_a_benchmark_of_one_shape_keeps_the_rows_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fused = importlib.import_module("fused_vocabulary")
+    monkeypatch.setattr(fused, "RESULTS", tmp_path / "rows.csv")
+
+    def row(shape: str, dtype: str, valid: float, seconds: float) -> dict[str, object]:
+        return {"shape": shape, "dtype": dtype, "valid": valid, "median_seconds": seconds}
+
+    fused.write([row("qwen", "float32", 0.5, 1.0), row("qwen", "float32", 1.0, 2.0), row("llama", "float32", 0.5, 3.0)])
+    fused.write([row("qwen", "float32", 0.5, 9.0), row("qwen", "bfloat16", 0.5, 4.0)])
+    with (tmp_path / "rows.csv").open() as file:
+        kept = {(one["shape"], one["dtype"], one["valid"]): one["median_seconds"] for one in csv.DictReader(file)}
+    assert kept == {
+        ("qwen", "float32", "0.5"): "9.0",
+        ("qwen", "float32", "1.0"): "2.0",
+        ("llama", "float32", "0.5"): "3.0",
+        ("qwen", "bfloat16", "0.5"): "4.0",
+    }
