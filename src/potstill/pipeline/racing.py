@@ -216,7 +216,7 @@ def _note(race: Race, settings: Training, result: Result | None, place: Path) ->
     found = Tried(
         optimizer=settings.optimizer,
         learning_rate=peak_learning_rate(settings),
-        steps=race.steps,
+        steps=race.steps if result is None else result.steps,
         validation=score if loss is not None else None,
         loss=loss if score is not None else None,
         seconds=round(result.seconds, 3) if result is not None else 0.0,

@@ -93,7 +93,7 @@ _TABLE = Preset(
     data="table.csv",
     teacher="mlp",
     student="mlp",
-    teacher_training="{epochs: 60, optimizer: adamw}",
+    teacher_training="{epochs: 60}",
     template="""\
 # Distils a classifier for table rows. Paths are relative to this file.
 task: classification
@@ -107,7 +107,7 @@ $teacher_source
 student:
   model: $student
   args: {hidden: [32]}
-training: {epochs: 60, optimizer: adamw, patience: 10}\t# stops after 10 epochs without a better validation
+training: {epochs: 60, patience: 10}\t# stops after 10 epochs without a better validation
 """,
 )
 
@@ -117,7 +117,7 @@ _REGRESSION = Preset(
     data="table.csv",
     teacher="mlp",
     student="mlp",
-    teacher_training="{epochs: 60, optimizer: adamw}",
+    teacher_training="{epochs: 60}",
     template="""\
 # Distils a regression model for table rows. Paths are relative to this file.
 task: regression
@@ -131,7 +131,7 @@ $teacher_source
 student:
   model: $student
   args: {hidden: [32]}
-training: {epochs: 60, optimizer: adamw, patience: 10}\t# stops after 10 epochs without a better validation
+training: {epochs: 60, patience: 10}\t# stops after 10 epochs without a better validation
 """,
 )
 

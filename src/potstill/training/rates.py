@@ -50,7 +50,7 @@ class Tried:
     Attributes:
         optimizer: as in a recipe.
         learning_rate: as in a recipe.
-        steps: optimiser steps it was given.
+        steps: optimiser steps it was given, fewer where time was up.
         validation: the validation metric at its end; None where it diverged.
         loss: the validation loss there; None where it diverged.
         seconds: it took.
