@@ -22,7 +22,7 @@ from potstill.teachers.protocol import Teacher
 from potstill.training.average import AverageTeacher
 from potstill.training.rates import starting_point
 from potstill.training.schedule import peak_learning_rate
-from potstill.training.setup import Task, machine_for, make_accelerator
+from potstill.training.setup import Task, forget, machine_for, make_accelerator
 from potstill.training.step import NotFiniteError, take_step
 
 
@@ -110,5 +110,5 @@ def estimate(
                 began = time.monotonic()
             epoch += 1
     if given is not None:
-        given.free_memory()
+        forget(given)
     return float(median(seconds[1:]))

@@ -36,7 +36,7 @@ from potstill.training.checkpoint import Counters, Stopped
 from potstill.training.optimiser import update_average
 from potstill.training.rates import starting_point
 from potstill.training.schedule import learning_rate_at, progress_at
-from potstill.training.setup import Task, identity, machine_for, make_accelerator
+from potstill.training.setup import Task, forget, identity, machine_for, make_accelerator
 from potstill.training.state import (
     Run,
     State,
@@ -170,7 +170,7 @@ def train(
     with ExitStack() as stack:
         if given is not None:
             # It outlives this training and would keep everything that it prepared.
-            stack.callback(given.free_memory)
+            stack.callback(forget, given)
         stack.enter_context(torch.random.fork_rng(devices=_cuda(accelerator.device)))
         machine, switch = stack.enter_context(machine_for(student, task, accelerator))
         per_epoch = num_batches(len(data.train), settings.batch_size)

@@ -80,6 +80,17 @@ def make_accelerator(device: str | torch.device) -> Accelerator:
     return accelerator
 
 
+def forget(accelerator: Accelerator) -> None:
+    """Let an accelerator go of the model that a training prepared with it.
+
+    Its own way collects garbage too, which takes longer than a short training and only frees memory of a GPU early.
+    """
+    if accelerator.device.type == "cuda":
+        accelerator.free_memory()
+    else:
+        accelerator._models.clear()
+
+
 @contextmanager
 def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Iterator[tuple[Machine, Switch]]:
     """Put everything together that a step works with; the student gets its own form and place back afterwards.
