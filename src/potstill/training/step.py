@@ -212,7 +212,8 @@ def _refuse_bad(machine: Machine, sums: Tensor, norm: Tensor, pieces: Sequence[B
     if math.isfinite(float(norm)) and not (alone and not math.isfinite(float(sums.sum()))):
         return
     discard(machine.learner.heads)
-    raise NotFiniteError(what_is_bad(machine, sums) + _impossible_class(machine, pieces))
+    why = _impossible_class(machine, pieces) if alone and bool(sums.isinf().any()) else ""
+    raise NotFiniteError(what_is_bad(machine, sums) + why)
 
 
 def what_is_bad(machine: Machine, sums: Tensor) -> str:
