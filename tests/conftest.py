@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_is_not_garbage() -> None:
+    """Accelerate collects garbage after every training, which takes long with many libraries loaded."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def leave_charts_out() -> Callable[[pytest.MonkeyPatch], None]:
+    """Reports without charts: to draw them takes longer than a tiny training; tests/report does."""
+
+    def leave_out(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("potstill.report.figures._svg", lambda *_, **__: "<svg></svg>")
+
+    return leave_out
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from potstill.pipeline import Run, run
@@ -25,6 +27,14 @@ store: {views: 2}
 budget: {megabytes: 1, milliseconds: 100}
 export: {max_accuracy_drop: 0.5, min_agreement: 0.5}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reports_are_quick(leave_charts_out: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
+    """No test here looks at a chart."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_charts_out(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,13 +142,20 @@ LOOSE = [
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(
+    example: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leave_charts_out: Callable[[pytest.MonkeyPatch], None],
+) -> None:
     folder = tmp_path / "example"
     shutil.copytree(ROOT / "examples" / Path(example).parent, folder)
     for script in folder.glob("make_*.py"):
         assert run_python(f"import runpy; runpy.run_path({str(script)!r})").returncode == 0
     monkeypatch.chdir(folder)
-    # Four examples export; the others show ways to teach, and exporting is the same for all of them.
+    # Four examples export and draw; the others show ways to teach, and the rest is the same for all of them.
+    if example not in EXPORTED:
+        leave_charts_out(monkeypatch)
     exported = [] if example in EXPORTED else ["--set", "export.formats=[]"]
     arguments = ["run", "recipe.yaml", "--out", "runs/x", "--json", *EXAMPLES[example], *LOOSE, *exported]
     result = CliRunner().invoke(app, arguments)
