@@ -82,6 +82,15 @@ def test_two_classes_that_are_taken_for_each_other_are_not_certain():
     assert not found.certain
 
 
+def test_a_teacher_that_hardly_knows_the_classes_in_any_order_is_not_certain():
+    named, labels = answers([*range(1, 10), 0], 0.35, 2000)
+    found = likely_order(named, labels, 10)
+    assert found is not None
+    assert not found.certain
+    # A random one is not worth a word, although some order is always better.
+    assert likely_order(*answers([*range(1, 10), 0], 0.05, 2000), 10) is None
+
+
 def test_a_teacher_that_names_a_few_classes_for_everything_is_never_certain():
     labels = np.random.default_rng(0).integers(0, 10, 2000)
     named = np.where(labels < 5, 7, np.where(labels < 8, 2, 0))

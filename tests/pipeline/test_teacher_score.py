@@ -203,3 +203,24 @@ def test_weights_of_another_kind_are_refused_in_the_plan(tmp_path: Path, change,
     recipe = loads(f"{text}\nstudent: {json.dumps(MLP)}")
     with pytest.raises(UsageError, match=rf"w\.safetensors .*{message}"):
         plan(recipe, out=tmp_path / "run", base=tmp_path, given=Given(data=(INPUTS, NAMES)))
+
+
+def test_a_member_in_another_order_is_named_although_the_merged_teacher_may_be_right(tmp_path: Path) -> None:
+    members = (Teacher(), Teacher(), Teacher((1, 2, 0)))
+    section = f"{{members: [{', '.join(['{model: ' + IN_MEMORY + '}'] * 3)}]}}"
+    text = f"data: {{train: {IN_MEMORY}}}\nteacher: {section}\nstudent: {json.dumps(MLP)}"
+    given = Given(teacher=members, data=(INPUTS, NAMES))
+    with pytest.raises(TeacherError, match=r"'teacher\.members\[2\]\.classes: \[\"bee\", \"cat\", \"ant\"\]'"):
+        plan(loads(text), out=tmp_path, given=given)
+    last = "{model: " + IN_MEMORY + "}]"
+    fixed = text.replace(last, "{model: " + IN_MEMORY + ", classes: [bee, cat, ant]}]")
+    assert plan(loads(fixed), out=tmp_path, given=given).warnings == ()
+
+
+def test_recorded_labels_by_name_have_no_order_to_doubt(tmp_path: Path) -> None:
+    wrong = np.array(["bee", "cat", "ant"])[LABELS]  # labels that are wrong, not in another order
+    lines = [f"{row},{name}" for row, name in enumerate(wrong)]
+    (tmp_path / "answers.csv").write_text("\n".join(["id,label", *lines]) + "\n")
+    text = f"data: {{train: {IN_MEMORY}}}\nteacher: {{file: answers.csv}}\nstudent: {json.dumps(MLP)}"
+    planned = plan(loads(text), out=tmp_path / "run", base=tmp_path, given=Given(data=(INPUTS, NAMES)))
+    assert any("matched by name: check the names, and the labels" in text for text in planned.warnings)

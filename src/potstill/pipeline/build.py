@@ -94,6 +94,14 @@ class Job:
         return _separate(self.recipe) is not None
 
     @property
+    def has_finished_teacher(self) -> bool:
+        """Whether there is a separate teacher that comes with all of its weights, so that nothing of it is trained."""
+        section = (self.written or self.recipe).teacher
+        return (
+            self.has_teacher and section is not None and all(one.train is None for one in (section, *section.members))
+        )
+
+    @property
     def teacher(self) -> schema.Teacher:
         """The teacher's section; one without a model where there is no separate teacher."""
         return self.recipe.teacher or schema.Teacher.model_construct()

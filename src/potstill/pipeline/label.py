@@ -34,7 +34,7 @@ from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.store_loss import describe_codec, explained, read_back
-from potstill.pipeline.teacher_score import check_teacher, is_finished, refuse, score_teacher
+from potstill.pipeline.teacher_score import check_teacher, refuse, score_teacher
 from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand, with_weights
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
@@ -123,7 +123,7 @@ def label(
         tell(warnings_of(job))
         key = keys(job)
         module = teacher_at_hand(job, folder, key)
-        if is_finished(job):
+        if job.has_finished_teacher:
             refuse(score_teacher(job, module, out))
         with stages.live_teacher(job, module) as teacher:
             store = stages.store_place(job, key, out)
@@ -142,7 +142,7 @@ def label(
         if not run_finished:
             begin_telling(out)
         tell(warnings_of(job), folder=out)
-        if is_finished(job):
+        if job.has_finished_teacher:
             check_teacher(job, with_weights(job, out), out)
         if not run_finished:
             begin(job, folder, command)

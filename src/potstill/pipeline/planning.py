@@ -29,7 +29,7 @@ from potstill.pipeline.objectives import layers_of, made_for, terms_of
 from potstill.pipeline.racing import training_settings
 from potstill.pipeline.stage_runner import Seen
 from potstill.pipeline.survey import survey
-from potstill.pipeline.teacher_score import TeacherScore, is_finished, refuse, score_teacher
+from potstill.pipeline.teacher_score import TeacherScore, refuse, score_teacher
 from potstill.pipeline.teaching import with_weights
 from potstill.pipeline.trainings import teachers_of
 from potstill.pipeline.trial import try_student
@@ -122,7 +122,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
             "Free some space, choose another folder with --out, or record fewer views (store.views)."
         )
     found = None
-    if teacher is not None and (is_finished(job) or ANSWERS in key.results):
+    if teacher is not None and (job.has_finished_teacher or ANSWERS in key.results):
         found = score_teacher(job, teacher, out)
         refuse(found)
     # Without a teacher the test split is read at about the student's rate, which is not worth measuring.

@@ -28,7 +28,7 @@ from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
 from potstill.pipeline.stage_runner import Seen, StageRunner
 from potstill.pipeline.survey import announce, survey
-from potstill.pipeline.teacher_score import check_teacher, is_finished
+from potstill.pipeline.teacher_score import check_teacher
 from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers, with_weights
 from potstill.pipeline.trainings import of_helped_teacher, of_link, of_race, of_student
 from potstill.pipeline.trial import try_student
@@ -143,7 +143,7 @@ def run(
         begin_telling(out)
         tell(warnings_of(job), folder=out)
         job = _with_features(job, recipe, folder, accelerator, given)
-        if job.has_teacher and is_finished(job):
+        if job.has_finished_teacher:
             check_teacher(job, with_weights(job, out), out)
         seen = survey(job, folder, keys(job))
         announce(folder, seen)
@@ -209,7 +209,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping
     raced += ["rates, teacher"] if job.written is not None else []  # features have a race before these
     on_main(accelerator, lambda: clear_others(folder.path, raced))
     module = finished_teacher(job, runner, key)
-    if module is not None and not is_finished(job):
+    if module is not None and not job.has_finished_teacher:
         on_main(accelerator, lambda: check_teacher(job, module, folder.path))
     with ExitStack() as stack:
         teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))

@@ -5,7 +5,6 @@ Shape legend: n samples, c classes or outputs.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,18 +16,22 @@ from torch import nn
 
 from potstill.core import fingerprint, random
 from potstill.core.errors import TeacherError
-from potstill.core.files import read_json, write_json
-from potstill.core.progress import remark
+from potstill.core.files import write_json
+from potstill.core.progress import progress, remark
+from potstill.data import record_batches
 from potstill.data.samples import Samples
-from potstill.evaluation.class_order import ClassOrder, likely_order
 from potstill.evaluation.metrics import r2
+from potstill.models import model_signals
 from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
+from potstill.pipeline.class_orders import numbered, order_doubt
+from potstill.pipeline.folder import read_or_none
 from potstill.pipeline.teaching import answers_of
 from potstill.pipeline.warnings import tell
-from potstill.teachers.answers import no_logits
-from potstill.teachers.foreign import ForeignTeacher, RecordedAnswers, notes_of
+from potstill.teachers import LiveTeacher, MergedTeacher
+from potstill.teachers.answers import Array, no_logits
+from potstill.teachers.foreign import RecordedAnswers, notes_of
 from potstill.teachers.voting import VotingTeacher
 
 FILE = "teacher-score.json"
@@ -99,16 +102,15 @@ def score_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
         TeacherError: its answers are no numbers, or not what its recipe says.
 
     """
-    held: dict[str, Any] = read_json(folder / FILE) if (folder / FILE).is_file() else {}
-    if held.pop("key", None) == _key(job, model, folder):
-        return TeacherScore(**{**held, "warnings": tuple(held["warnings"])})
-    return _scored(job, model)
+    return _known_or_scored(job, model, folder)[1]
 
 
-def is_finished(job: Job) -> bool:
-    """Return whether the job's teacher comes with all of its weights, so that nothing of it is trained here."""
-    section = (job.written or job.recipe).teacher
-    return section is not None and all(one.train is None for one in (section, *section.members))
+def _known_or_scored(job: Job, model: nn.Module, folder: Path) -> tuple[str, TeacherScore]:
+    """Return a hash of everything that the score depends on, and the score."""
+    key, held = _key(job, model, folder), read_or_none(folder / FILE) or {}
+    if held.pop("key", None) == key:
+        return key, TeacherScore(**{**held, "warnings": tuple(held["warnings"])})
+    return key, _scored(job, model)
 
 
 def check_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
@@ -119,8 +121,8 @@ def check_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
             recipe says.
 
     """
-    found = score_teacher(job, model, folder)
-    write_json(folder / FILE, {"key": _key(job, model, folder), **asdict(found)})
+    key, found = _known_or_scored(job, model, folder)
+    write_json(folder / FILE, {"key": key, **asdict(found)})
     remark(found.sentence)
     refuse(found)
     tell(found.told, folder=folder)
@@ -134,10 +136,10 @@ def refuse(found: TeacherScore) -> None:
 
 
 def _key(job: Job, model: nn.Module, folder: Path) -> str:
-    """Return a hash of everything that the score depends on."""
     teacher = [fingerprint.of_weights(model), answers_of(job, model, folder, keep=False)]
     asked: list[Any] = [job.teacher.model_dump(include={"answers", "answers_checked", "class_map", "precision"})]
     asked += [job.teacher.preprocess.model_dump(), job.teacher.merge.model_dump(), job.order_is_written]
+    asked += [(member.preprocess.model_dump(), member.answers, member.classes) for member in job.members]
     return fingerprint.of_json([VERSION, teacher, asked, job.data.fingerprint, job.recipe.seed])
 
 
@@ -147,14 +149,15 @@ def _scored(job: Job, model: nn.Module) -> TeacherScore:
     cost = _cost(job, model)
     if cost:
         return TeacherScore(metric, unasked=cost, warnings=notes)
-    finished = is_finished(job)
+    finished = job.has_finished_teacher
     parts = _samples(job, model) if finished else [_some("validation", job.data.validation, SCORED, job.recipe.seed)]
     began = time.perf_counter()
-    with stages.live_teacher(job, model) as live:
-        answers = [stages.answers_to(job, live, samples, "asking the teacher") for _, samples in parts]
-    seconds = (time.perf_counter() - began) / sum(map(len, answers))
-    _check_numbers(job, np.concatenate(answers), finished=finished)
-    split, targets, first = parts[0][0], parts[0][1].targets[:SCORED], answers[0][:SCORED]
+    answers = _answers(job, model, [samples for _, samples in parts])
+    labels = np.concatenate([samples.targets for _, samples in parts])
+    seconds = (time.perf_counter() - began) / len(labels)
+    _check_numbers(job, answers["logits"], finished=finished)
+    split, count = parts[0][0], min(SCORED, len(parts[0][1]))
+    first, targets = answers["logits"][:count], labels[:count]
     if metric == "r2":
         value = _r2(first, targets)
         weak = (
@@ -164,15 +167,36 @@ def _scored(job: Job, model: nn.Module) -> TeacherScore:
             else ""
         )
         return TeacherScore(metric, value, len(targets), split, seconds, "", notes, weak)
-    if answers[0].shape[1] != job.data.num_outputs:  # a head learns to read it
+    if first.shape[1] != job.data.num_outputs:  # a head learns to read it
         return TeacherScore(metric, seconds=seconds, unasked="The teacher answers in other classes.", warnings=notes)
     value = float((first.argmax(1) == targets).mean())
     found = TeacherScore(metric, value, len(targets), split, seconds, "", notes, _weak(first.argmax(1), targets, split))
-    if not finished:  # it learned its order here
-        return found
-    labels = np.concatenate([samples.targets for _, samples in parts])
-    order = likely_order(np.concatenate(answers).argmax(1), labels, job.data.num_outputs, seed=job.recipe.seed)
-    return found if order is None else _with_order(job, model, found, order, len(labels))
+    doubts = [order_doubt(one, answers[one.signal], labels, job) for one in numbered(job, model)]
+    stops = [doubt for doubt in doubts if doubt is not None and doubt.stops]
+    told = [doubt.text for doubt in doubts if doubt is not None and not doubt.stops]
+    return replace(found, stop=stops[0].text if stops else "", warnings=(*found.warnings, *told))
+
+
+def _answers(job: Job, model: nn.Module, parts: Sequence[Samples]) -> dict[str, Array]:
+    """Return what a teacher says of some samples, without their labels, and what each of its members says."""
+    found: dict[str, list[Array]] = {}
+    total = sum(map(len, parts))
+    teacher = LiveTeacher(
+        model,
+        preprocess=job.teacher_preprocess,
+        outputs=model_signals(model) if isinstance(model, MergedTeacher) else (),
+        precision=job.teacher.precision,
+        device=job.device,
+        scale=job.teacher_scale,
+    )
+    with teacher, progress("asking the teacher", total, unit="samples") as advance:
+        for samples in parts:
+            for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+                for name, values in teacher(replace(batch, targets=None)).items():
+                    found.setdefault(name, []).append(values.cpu().numpy())
+                advance(len(batch))
+    answers = {name: np.concatenate(values) for name, values in found.items()}
+    return {**answers, "logits": stages.in_target_units(job, answers["logits"])}
 
 
 def _cost(job: Job, model: nn.Module) -> str:
@@ -213,7 +237,7 @@ def _some(name: str, samples: Samples, count: int, seed: int) -> tuple[str, Samp
     return name, samples.take(np.sort(random.permutation(len(samples), seed)[:count]))
 
 
-def _check_numbers(job: Job, answers: np.ndarray[Any, Any], *, finished: bool) -> None:
+def _check_numbers(job: Job, answers: Array, *, finished: bool) -> None:
     """Refuse answers that are no numbers, or that are no logits although they are read as such."""
     if np.isnan(answers).any():
         rows = int(np.isnan(answers).any(1).sum())
@@ -227,13 +251,15 @@ def _check_numbers(job: Job, answers: np.ndarray[Any, Any], *, finished: bool) -
             raise TeacherError(f"teacher: its answers are read as logits, but of {len(answers):,} samples {doubt}")
 
 
-def _r2(answers: np.ndarray[Any, Any], targets: np.ndarray[Any, Any]) -> float:
+def _r2(answers: Array, targets: Array) -> float:
     return float(r2(answers.reshape(len(targets), -1), targets.reshape(len(targets), -1)))
 
 
-def _weak(named: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], split: str) -> str:
+def _weak(named: Array, targets: Array, split: str) -> str:
     """Return that a teacher is not clearly above chance, as a sentence; an empty text where it is."""
     present, counts = np.unique(targets, return_counts=True)
+    if len(present) < 2:
+        return ""
     recalls = np.array([(named[targets == label] == label).mean() for label in present])
     balanced, chance = float(recalls.mean()), 1.0 / len(present)
     error = float(np.sqrt((recalls * (1.0 - recalls) / counts).sum())) / len(present)
@@ -244,46 +270,3 @@ def _weak(named: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], split: str
         f"classes its balanced accuracy is {100 * balanced:.1f} %, and guessing has {100 * chance:.1f} %. Check its "
         "weights, teacher.preprocess and the order of data.classes."
     )
-
-
-def _with_order(job: Job, model: nn.Module, found: TeacherScore, order: ClassOrder, asked: int) -> TeacherScore:
-    """Return the score with what another order of the classes would do: a stop where that is certain."""
-    names = [job.data.classes[label] for label in order.classes]
-    if len(order.moved) == 2:
-        first, second = (job.data.classes[output] for output in order.moved)
-        what = f"with the classes '{first}' and '{second}' exchanged"
-    else:
-        what = f"if its outputs stand for the classes in the order {', '.join(names)}"
-    evidence = (
-        f"The teacher seems to number the classes in another order than the data: it is right on "
-        f"{100 * order.given:.1f} % of the samples, and would be on {100 * order.ordered:.1f} % {what} (found on one "
-        f"half of {asked:,} labelled samples, measured on the other)."
-    )
-    line = f"data.classes: {_listed(names)}"
-    if _names_its_classes(model):
-        advice = "Its file names its classes itself and they were matched by name: check the names, and the labels."
-    elif order.certain and not job.order_is_written:
-        return replace(
-            found,
-            stop=f"{evidence} Write the order into the recipe: '{line}', or name the class of each output in "
-            "teacher.class_map. If the present order is right and the teacher is wrong for another reason (its "
-            f"preprocessing, an inverted image), write that, 'data.classes: {_listed(job.data.classes)}', and this is "
-            "a warning only.",
-        )
-    elif job.order_is_written:
-        advice = "The recipe says that the present order is right."
-    else:
-        advice = f"That is not certain. If it is so, write '{line}', or teacher.class_map."
-    return replace(found, warnings=(*found.warnings, f"{evidence} {advice}"))
-
-
-def _names_its_classes(model: nn.Module) -> bool:
-    """Return whether a teacher's own names say what its outputs stand for, so that no order is guessed."""
-    named = [module.opened.classes for module in model.modules() if isinstance(module, ForeignTeacher)]
-    return any(
-        classes is not None and list(classes) != [str(number) for number in range(len(classes))] for classes in named
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return json.dumps(list(names), ensure_ascii=False)
