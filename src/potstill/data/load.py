@@ -17,11 +17,14 @@ from potstill.data.columns import Column
 from potstill.data.files import check_encoding
 from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
+from potstill.data.remarks import on_columns
 from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
 from potstill.data.sources import Options, read
 from potstill.data.splits import split_rows
 
 _ROLES = ("train", "validation", "test")
+_UNNAMED = 64
+"""Vectors of more numbers than this are no table."""
 
 
 @clear_errors
@@ -129,6 +132,7 @@ def load(
         if scale is None:  # in standard units no difference is lost
             findings += labels.merged_values(raws["train"].labels)
     contents, columns, remarks = _contents(raws)
+    remarks += _on_columns(raws["train"], contents["train"], targets["train"])
     splits = {
         role: make_samples(
             raw.ids,
@@ -221,6 +225,15 @@ def _with_made_splits(raws: dict[str, Raw], task: Task, fractions: Mapping[str, 
     rows = split_rows(whole.ids, strata, validation=wanted["validation"], test=wanted["test"], seed=seed)
     made = dict(zip(_ROLES, (whole.take(part) for part in rows), strict=True))
     return {role: raws[role] if role != "train" and role in raws else made[role] for role in _ROLES}
+
+
+def _on_columns(train: Raw, content: Stored, targets: Array) -> tuple[Finding, ...]:
+    if isinstance(train.content, Table):
+        return on_columns(train.content.columns, targets)
+    if len(content.shape) != 1 or content.shape[0] > _UNNAMED:
+        return ()
+    rows = content.fetch(np.arange(len(train), dtype=np.int64)).numpy()
+    return on_columns({str(number): column for number, column in enumerate(rows.T)}, targets, named=False)
 
 
 def _contents(raws: Mapping[str, Raw]) -> tuple[dict[str, Stored], tuple[Column, ...], tuple[Finding, ...]]:
