@@ -85,13 +85,14 @@ def gives_away(values: Array, targets: Array) -> str:
         values = values.astype(np.float64)
     known, judged = slice(0, None, 2), slice(1, None, 2)
     places, codes = _nearest(values[known], values[judged])
+    seen = places >= 0
+    if seen.mean() < 0.5:
+        return ""  # most texts are new: no rule
     if targets.dtype.kind != "f":
         return _class_given_away(values, targets, places, codes)
     for column in targets.reshape(len(targets), -1).astype(np.float64).T:
-        held, taught = column[judged], column[known]
-        counts = np.maximum(1, np.bincount(codes))
-        said = (np.bincount(codes, taught) / counts)[places] if len(counts) else held
-        said = np.where(places < 0, taught.mean(), said)
+        held, taught = column[judged][seen], column[known]
+        said = (np.bincount(codes, taught) / np.bincount(codes))[places[seen]]
         spread = np.square(held - taught.mean()).sum()
         explained = 1 - np.square(held - said).sum() / spread if spread else 0.0
         if explained >= _SEEN_VALUES:
@@ -107,11 +108,12 @@ def gives_away(values: Array, targets: Array) -> str:
 
 def _class_given_away(values: Array, targets: Ints, places: Ints, codes: Ints) -> str:
     number = int(targets.max()) + 1
-    taught, held = targets[::2], targets[1::2]
+    seen = places >= 0
+    taught, held = targets[::2], targets[1::2][seen]
     counts = np.zeros((int(codes.max()) + 1, number), dtype=np.int32)
     np.add.at(counts, (codes, taught), 1)
     usual = int(np.bincount(taught).argmax())
-    said = np.where(places < 0, usual, counts.argmax(1)[places])
+    said = counts.argmax(1)[places[seen]]
     right, base = float((said == held).mean()), float((held == usual).mean())
     if right >= _SEEN and 1 - right <= 0.1 * (1 - base):
         return (
