@@ -19,6 +19,7 @@ from potstill.models import Preprocessor
 from potstill.models.beside_weights import copied, has_lazy_layers, without_computed_weights
 from potstill.pipeline import plan, trial
 from potstill.pipeline.build import Given, Job, build_job
+from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.trial import try_student
 from potstill.recipe.schema import Recipe
 
@@ -144,6 +145,16 @@ def test_the_plan_tells_and_the_same_student_is_exported_once(monkeypatch: pytes
     for other in (job(FromTheSeed, ["onnx"]), job(Odd, ["onnx-int8"])):
         try_student(other)
     assert len(asked) == 3
+    # In another process: what a run found out of the same code is in its folder.
+    monkeypatch.setattr(trial, "_tried", {})
+    folder = RunFolder(tmp_path)
+    for _ in range(2):
+        assert try_student(made, folder) == ("no int8 file",)
+        trial._tried.clear()
+    assert len(asked) == 4
+    monkeypatch.setattr(trial, "digests", lambda *_, **__: {"nets.py": "edited"})
+    try_student(made, folder)
+    assert len(asked) == 5
 
 
 def test_weights_that_a_norm_computes_are_copied_and_exported_as_their_values() -> None:

@@ -132,7 +132,8 @@ class Keys:
         """Of the files to deploy."""
         recipe = self.job.recipe
         measured = settings_of(recipe.evaluation, "evaluation", without=("batch_size",))
-        return self._after("predictions") | Inputs({**settings_of(recipe.export, "export"), **measured})
+        settings = {**settings_of(recipe.export, "export"), **measured, **settings_of(recipe.budget, "budget")}
+        return self._after("predictions") | Inputs(settings)  # the budget says which file is recommended
 
     def evaluation(self) -> Inputs:
         """Of the numbers and the verdict."""

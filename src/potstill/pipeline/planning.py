@@ -139,7 +139,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         data=describe_data(job.data),
         disk_free=free,
         teacher=_describe(job, found),
-        warnings=(*warnings_of(job), *(found.told if found is not None else ()), *try_student(job)),
+        warnings=(*warnings_of(job), *(found.told if found is not None else ()), *try_student(job, RunFolder(out))),
     )
 
 

@@ -148,7 +148,7 @@ def run(
         seen = survey(job, folder, keys(job))
         announce(folder, seen)
         begin(job, folder, command)
-        tell(try_student(job), folder=out)
+        tell(try_student(job, folder), folder=out)
         _stages(job, folder, accelerator, seen)
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))

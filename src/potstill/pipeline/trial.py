@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from potstill.core import fingerprint
 from potstill.core.errors import PotstillError
 from potstill.core.functions import cause
+from potstill.core.source import digests, files_of
 from potstill.evaluation.predict import evaluating
 from potstill.export import OnnxModel, parity, quantize
 from potstill.models import zoo
@@ -21,10 +25,13 @@ from potstill.models.load import output_tensor
 from potstill.models.together import deployed
 from potstill.pipeline.build import Job
 from potstill.pipeline.exporting import write_onnx
+from potstill.pipeline.folder import RunFolder, package_versions
 from potstill.pipeline.stages import in_target_units
 
 SIZES = (1, 2, 7)
 """Batches of these sizes have to be answered alike."""
+KEPT = "export_tried"
+"""The place in ``run.json`` of what was found out."""
 _ALIKE = 1e-3
 """Largest difference of two answers that count as equal, relative to their spread."""
 _PLAIN = (bool, int, float, str, type(None), type)
@@ -33,11 +40,15 @@ _tried: dict[Any, tuple[str, ...]] = {}
 """What was found out in this process, by what the student computes with."""
 
 
-def try_student(job: Job) -> tuple[str, ...]:
+def try_student(job: Job, folder: RunFolder | None = None) -> tuple[str, ...]:
     """Try on the untrained student what would fail only after the training; return what to warn of.
 
     It is copied, answers batches of several sizes, is built again and given its weights, and is exported to every
     wanted format and compared. A zoo model is not exported: it is known to be exportable.
+
+    Args:
+        job: the run.
+        folder: the run folder, where what was found out of the same student is looked up and noted.
 
     Raises:
         PotstillError: what fails, and how to change the student.
@@ -66,7 +77,7 @@ def try_student(job: Job) -> tuple[str, ...]:
             ]
     _try_rebuilding(job, model, inputs, together)
     if wanted and (job.given.student is not None or job.recipe.student.model not in zoo.__all__):
-        told += _try_files(job, model, inputs, together)
+        told += _try_files(job, model, inputs, together, folder)
     return tuple(told)
 
 
@@ -120,22 +131,30 @@ def _try_rebuilding(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor
     )
 
 
-def _try_files(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> list[str]:
-    """Write every wanted format and compare; the same model is tried once in a process."""
-    key = (
-        _identity(model),
-        _identity(job.student_preprocess),
-        (
-            tuple(inputs.shape[1:]),
-            inputs.dtype,
-            job.data.task,
-            job.recipe.export.wanted,
-            job.recipe.export.formats is None,
-        ),
-    )
+def _try_files(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor, folder: RunFolder | None) -> list[str]:
+    """Write every wanted format and compare; the same model is tried once in a process, and once in a run folder."""
+    formats = job.recipe.export.wanted, job.recipe.export.formats is None
+    about = tuple(inputs.shape[1:]), str(inputs.dtype), job.data.task, formats, repr(job.student_preprocess)
+    key, lasting = (_identity(model), about), _lasting(job, model, about)
+    before = {} if folder is None else folder.state.get(KEPT, {})
     if key not in _tried:
-        _tried[key] = tuple(_write_and_compare(job, model, inputs, expected))
+        known = lasting is not None and before.get("key") == lasting
+        _tried[key] = tuple(before["told"] if known else _write_and_compare(job, model, inputs, expected))
+    if folder is not None and folder.path.is_dir():
+        folder.state[KEPT] = {"key": lasting, "told": list(_tried[key])}
     return list(_tried[key])
+
+
+def _lasting(job: Job, model: nn.Module, about: Any) -> str | None:
+    """Return what a model computes with as one text for any process; None where its code is in no file."""
+    classes = {type(module) for module in model.modules()}
+    if not all(getattr(sys.modules.get(one.__module__), "__file__", None) for one in classes):
+        return None
+    written = [job.given.student] if job.given.student is not None else [job.recipe.student.model]
+    code = digests(files_of([*written, *classes], base=job.base), base=job.base)
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))
+    shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+    return fingerprint.of_json([layers, shapes, code, job.recipe.student.args, repr(about), package_versions()])
 
 
 def _identity(model: nn.Module) -> Any:
