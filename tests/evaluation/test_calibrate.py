@@ -44,15 +44,15 @@ def test_the_temperature_is_the_one_with_the_smallest_log_loss(count: int, class
 
 def test_it_is_kept_where_it_lowers_the_log_loss_of_examples_it_was_not_fitted_on() -> None:
     logits, targets = answers(500, 5, 3.0)
-    found = calibrate([logits, logits], targets)
+    found = calibrate(logits, targets)
     assert found.temperature == found.fitted == pytest.approx(3.0, rel=0.15)
     assert found.log_loss_calibrated < found.log_loss - 0.3
     honest, targets = answers(200, 5, 1.0, seed=3)
-    assert calibrate([honest / fit_temperature(honest, targets)], targets).temperature == 1.0
+    assert calibrate(honest / fit_temperature(honest, targets), targets).temperature == 1.0
     # Nothing is fitted to a handful, and where every answer is right no confidence becomes certainty.
-    assert calibrate([logits[:10]], np.arange(10) % 5).temperature == 1.0
+    assert calibrate(logits[:10], np.arange(10) % 5).temperature == 1.0
     right = 5.0 * np.eye(3)[np.arange(60) % 3]
-    assert calibrate([right], np.arange(60) % 3).temperature > 0.5
+    assert calibrate(right, np.arange(60) % 3).temperature > 0.5
     masked = np.where(right > 0, 5.0, -np.inf)
     masked[:, 0] = 1.0
     assert np.isfinite(fit_temperature(masked, np.zeros(60, dtype=np.int64)))
@@ -68,7 +68,7 @@ def test_evaluation_measures_log_loss_and_calibration_error_of_the_divided_logit
         "distilled": {0: logits[:, ::-1]},
         "sizes": dict.fromkeys(("alone", "distilled"), Size(1, 1, 1)),
     }
-    found = evaluate(**given, temperatures={"alone": 2.5, "distilled": 1.0})
+    found = evaluate(**given, temperatures={"alone": [2.5], "distilled": [1.0]})
     scores = found.models["alone"].metrics
     by_hand = -log_softmax(logits / 2.5, axis=1)[np.arange(400), targets].mean()
     assert scores["nll_calibrated"] == pytest.approx(by_hand)

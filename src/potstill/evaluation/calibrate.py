@@ -2,12 +2,11 @@
 
 Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599: probabilities are
 ``softmax(logits / temperature)``. Accuracy and the order of the classes stay as they are.
-Shape legend: n examples, c classes, s seeds.
+Shape legend: n examples, c classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,27 +43,26 @@ class Calibration:
         return asdict(self)
 
 
-def calibrate(logits: Sequence[Array], targets: Array) -> Calibration:
-    """Fit one temperature to all seeds of a model, and decide by cross-validation whether to keep it.
+def calibrate(logits: Array, targets: Array) -> Calibration:
+    """Fit one temperature to a model, and decide by cross-validation whether to keep it.
 
     Args:
-        logits: one array (n, c) for each seed, of the same validation examples.
+        logits: (n, c) what it answers to the validation examples.
         targets: (n,) class numbers.
 
     """
-    n = len(targets)
-    pooled, wanted = checked_classes(np.concatenate(list(logits)), np.tile(targets, len(logits)))
-    raw = nll(pooled, wanted)
+    logits, targets = checked_classes(logits, targets)
+    n, raw = len(targets), nll(logits, targets)
     if n < FEWEST:
         return Calibration(1.0, 1.0, raw, raw)
-    fitted = fit_temperature(pooled, wanted)
-    fold = np.tile(np.random.default_rng(0).permutation(n) % _FOLDS, len(logits))
+    fitted = fit_temperature(logits, targets)
+    fold = np.random.default_rng(0).permutation(n) % _FOLDS
     total = 0.0
     for number in range(_FOLDS):
         out = fold == number
-        temperature = fit_temperature(pooled[~out], wanted[~out], start=fitted)
-        total += nll(np.asarray(pooled[out], dtype=np.float64) / temperature, wanted[out]) * out.sum()
-    held_out = float(total / len(wanted))
+        temperature = fit_temperature(logits[~out], targets[~out], start=fitted)
+        total += nll(np.asarray(logits[out], dtype=np.float64) / temperature, targets[out]) * out.sum()
+    held_out = float(total / n)
     return Calibration(fitted if held_out < raw else 1.0, fitted, raw, held_out)
 
 

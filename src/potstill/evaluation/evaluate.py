@@ -45,7 +45,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     shown_seed: int | None = None,
     others: Mapping[str, Array] | None = None,
-    temperatures: Mapping[str, float] | None = None,
+    temperatures: Mapping[str, Sequence[float]] | None = None,
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
@@ -68,8 +68,8 @@ def evaluate(
         shown_seed: the distilled student whose disagreements with the teacher are listed; the first when absent.
         others: name -> (n, c) outputs of further models to show beside these: the members of a merged teacher, the
             assistants of a chain. The best of them is compared with the teacher as ``"teacher-<name>"``.
-        temperatures: model -> what its logits are divided by, see `calibrate`; log loss and calibration error are then
-            also measured calibrated.
+        temperatures: model -> what its logits are divided by, one for each seed, see `calibrate`; log loss and
+            calibration error are then also measured calibrated.
         limits: the budget, measured; see also `with_limits`.
         metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
@@ -101,7 +101,10 @@ def evaluate(
     measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
     if task == "classification" and temperatures:
         divided = {
-            name: [np.asarray(each, dtype=np.float64) / temperatures[name] for each in found]
+            name: [
+                np.asarray(logits, dtype=np.float64) / temperature
+                for logits, temperature in zip(found, temperatures[name], strict=True)
+            ]
             for name, found in outputs.items()
             if name in temperatures
         }

@@ -22,6 +22,7 @@ from potstill.evaluation import latency, predict
 from potstill.export import OnnxModel, export_onnx, parity, quantize, recommended, save_student
 from potstill.export.weights import CONFIG, UNSAVED, WEIGHTS
 from potstill.pipeline.build import Job
+from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures, trained_student
 from potstill.pipeline.stages import in_target_units
@@ -58,7 +59,7 @@ def export_student(job: Job, out: Path) -> None:
     _check_unchanged(job, model, test, out)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        entries = _write(job, model, beside, test, seed, temperatures(out).get("distilled", 1.0))
+        entries = _write(job, model, beside, test, seed, _temperature(job, out, seed))
         _replace(job, folder, beside, entries, {"seed": seed, "student": fingerprint.of_weights(model)})
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -73,6 +74,12 @@ def refusals(out: Path, *, optional: bool) -> list[str]:
         for entry in entries
         if not entry["ok"] and entry.get("optional", False) == optional
     ]
+
+
+def _temperature(job: Job, out: Path, seed: int) -> float:
+    """Return what the exported student's logits are divided by; 1 in a folder of an older version."""
+    found = dict(zip(seeds(job), temperatures(out).get("distilled", ()), strict=False))
+    return found.get(seed, 1.0)
 
 
 def remarks(out: Path) -> list[str]:

@@ -89,14 +89,17 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
         np.savez(file, allow_pickle=False, **found)
 
 
-def temperatures(out: Path) -> dict[str, float]:
-    """Return the temperature of each model whose confidence was calibrated; none in a folder of an older version."""
+def temperatures(out: Path) -> dict[str, list[float]]:
+    """Return the temperatures of each model whose confidence was calibrated, in the order of the seeds.
+
+    A folder of an older version has none.
+    """
     found = read_json(out / CALIBRATION) if (out / CALIBRATION).is_file() else {}
-    return {name: calibration["temperature"] for name, calibration in found.items()}
+    return {name: [each["temperature"] for each in calibrations] for name, calibrations in found.items()}
 
 
-def _calibrated(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, Any]:
-    """Fit a temperature for each arm, all seeds together, on validation; for the teacher where asking is free."""
+def _calibrated(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Fit a temperature for each student on validation; for the teacher where asking is free."""
     validation = job.data.validation
     answers: dict[str, list[Array]] = {}
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
@@ -105,7 +108,9 @@ def _calibrated(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, A
     for kind in KINDS:
         students = {seed: Shown(trained_student(job, out, seed, kind), job.student_preprocess) for seed in seeds(job)}
         answers[kind] = [_predicted(job, one, f"{kind} {seed}", "validation") for seed, one in students.items()]
-    return {name: calibrate(each, validation.targets).to_json() for name, each in answers.items()}
+    return {
+        name: [calibrate(logits, validation.targets).to_json() for logits in each] for name, each in answers.items()
+    }
 
 
 @dataclass(frozen=True)
