@@ -82,6 +82,20 @@ def test_values_given_away_are_told():
     assert gives_away(np.arange(N), np.stack([RANDOM.normal(size=N), np.arange(N) * 2.0], axis=1))
 
 
+def test_numbers_of_vectors_that_merge_are_told(tmp_path):
+    seconds = np.stack([RANDOM.normal(size=60), 1_700_000_000 + 60 * np.arange(60), np.arange(60) % 7], axis=1)
+    target = np.arange(60) % 2
+    np.savez(tmp_path / "t.npz", x=seconds, label=target)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"x": seconds.tolist(), "z": np.arange(60) % 9, "label": target}), tmp_path / "t.parquet"
+    )
+    for source in ((seconds, target), tmp_path / "t.npz", tmp_path / "t.parquet"):
+        text = next(found.message for found in load(source).findings if found.code == "merged-numbers")
+        assert "places 1 (counted from 0)" in text
+    for inputs in (seconds.astype(np.float32), seconds - seconds[0], RANDOM.normal(1e3, 1, (60, 3))):
+        assert "merged-numbers" not in [found.code for found in load((inputs, target)).findings]
+
+
 def test_numbers_without_names_are_looked_at_too():
     inputs = RANDOM.normal(size=(N, 5))
     inputs[:, 3] += 9 * LABEL

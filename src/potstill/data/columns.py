@@ -95,7 +95,7 @@ def merged(column: Column, values: Array) -> int:
         values: (n,) numbers.
 
     """
-    different = np.unique(values)
+    different = np.unique(values[np.isfinite(values)] if values.dtype.kind == "f" else values)
     if not _whole(values):
         exact = (different.astype(np.float64) - column.offset) / column.scale
         with np.errstate(over="ignore"):
@@ -103,6 +103,19 @@ def merged(column: Column, values: Array) -> int:
         if moved <= 1e-4 * exact.std():
             return 0
     return len(different) - len(np.unique(as_numbers(column, different)))
+
+
+def merged_places(values: Array) -> list[tuple[int, int]]:
+    """Return the places of an array (n, w) that 32-bit floats cannot tell apart, and how many numbers merge."""
+    if values.dtype.kind not in "iuf" or values.itemsize < 4 or not len(values):
+        return []
+    rows = values.reshape(len(values), -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.maximum(np.abs(rows.max(0).astype(np.float64)), np.abs(rows.min(0).astype(np.float64)))
+        # Smaller whole numbers are exact, and of fractions this is where rounding begins to matter.
+        suspects = np.flatnonzero((largest >= 2**24) | (largest > 1000 * rows.std(0, dtype=np.float64)))
+    found = [(int(place), merged(Column(str(place)), rows[:, place])) for place in suspects]
+    return [(place, lost) for place, lost in found if lost]
 
 
 def as_numbers(column: Column, values: Array) -> Array:

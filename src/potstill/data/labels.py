@@ -105,7 +105,7 @@ def number(
 
 def _refuse_fractions(names: Sequence[str]) -> None:
     if all(NUMBER.fullmatch(name) for name in names):
-        fractions = [name for name in names if Decimal(name) % 1]
+        fractions = [name for name in names if Decimal(name) != Decimal(name).to_integral_value()]
         if fractions:
             raise DataError(
                 f"train: labels are fractional numbers such as {fractions[0]}, not classes. For predicting numbers set "
@@ -179,5 +179,5 @@ def _are_positions(found: Mapping[str, tuple[list[str], Ints, bool]], count: int
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_LISTED])
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:_LISTED])
     return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown

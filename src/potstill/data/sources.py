@@ -171,7 +171,7 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
     if isinstance(array, np.ma.MaskedArray):
         hidden = np.ma.getmaskarray(array).any(axis=tuple(range(1, array.ndim)))
         bad |= dict.fromkeys(np.flatnonzero(hidden).tolist(), "inputs are masked (missing)")
-    findings: tuple[Finding, ...] = ()
+    findings = () if array.ndim > 2 else tuple(tables.merged_numbers(np.ma.getdata(array), f"the inputs of {role}"))
     if len(content.shape) == 3 and array.dtype != np.uint8 and array.size and len(bad) < len(array):
         low, high = float(np.nanmin(array)), float(np.nanmax(array))
         if low < 0 or high > 1:

@@ -16,7 +16,7 @@ import numpy as np
 
 from potstill.core.errors import DataError, did_you_mean
 from potstill.core.optional import require
-from potstill.data.columns import Column, as_categories, as_numbers, merged, number_column
+from potstill.data.columns import Column, as_categories, as_numbers, merged, merged_places, number_column
 from potstill.data.files import not_a_file, utf8_content
 from potstill.data.label_texts import without_guesses
 from potstill.data.npz import read_npz
@@ -139,15 +139,17 @@ def from_columns(
     )
     bad: dict[int, str] = {}
     content: Stored | Table
+    findings: list[Finding] = []
     if len(chosen) == 1 and columns[chosen[0]].ndim > 1:
         content, bad = stored_array(columns[chosen[0]])
+        findings = merged_numbers(columns[chosen[0]], f"{source}, column '{chosen[0]}'")
     else:
         parts = {name: _table_column(columns[name], name, source) for name in chosen}
         content = Table({name: values for name, (values, _) in parts.items()})
         for name, (_, absent) in parts.items():
             for row in np.flatnonzero(absent):
                 bad.setdefault(int(row), f"column '{name}' is missing or not finite")
-    return Raw(ids, labels, content, label_names=label_names, own_ids=own_ids, bad=bad)
+    return Raw(ids, labels, content, label_names=label_names, own_ids=own_ids, bad=bad, findings=tuple(findings))
 
 
 def fit(table: Table) -> tuple[Column, ...]:
@@ -219,7 +221,7 @@ def encode(table: Table, columns: Sequence[Column], role: str) -> tuple[Stored, 
 
 def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
     """Say where 32-bit floats do not hold what a column holds."""
-    findings = []
+    findings: list[Finding] = []
     if role == "train" and not column.as_it_was:
         scaled = f" and divided by {column.scale:g}" if column.scale != 1 else ""
         text = (
@@ -228,7 +230,9 @@ def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
             f"trained on the numbers themselves cannot use that: leave it out with data.exclude: [{column.name}]."
         )
         findings.append(Finding("warning", "moved-column", text, len(values)))
-    lost = 0 if column.width > 1 else merged(column, values)
+    if column.width > 1:
+        return merged_numbers(values, f"{role}, column '{column.name}'")
+    lost = merged(column, values)
     if lost:
         text = (
             f"{role}: column '{column.name}' holds {len(np.unique(values)):,} different numbers, {lost:,} of "
@@ -237,6 +241,20 @@ def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
         )
         findings.append(Finding("warning", "merged-numbers", text, lost))
     return findings
+
+
+def merged_numbers(values: Array, what: str) -> list[Finding]:
+    """Say which places of vectors hold numbers that 32-bit floats cannot tell apart."""
+    places = merged_places(values)
+    if not places:
+        return []
+    shown = ", ".join(str(place) for place, _ in places[:10])
+    text = (
+        f"{what}: 32-bit floats cannot tell apart {sum(lost for _, lost in places):,} different numbers of the places "
+        f"{shown} (counted from 0): models see them as equal to their neighbours. Subtract a constant from each, or "
+        "leave them out."
+    )
+    return [Finding("warning", "merged-numbers", text, len(places))]
 
 
 def from_arrow(table: Any, source: str) -> dict[str, Array]:
