@@ -198,3 +198,14 @@ def test_targets_that_merge_are_told():
     (message,) = told(y, standardise_targets=False)
     assert "Leave data.standardise_targets on" in message
     assert told(y - 1.7e9, standardise_targets=False) == told(y) == []
+
+
+def test_targets_that_are_one_number_or_whose_squares_overflow_are_refused():
+    x, close = np.arange(60.0), 1e9 + 1e-3 * np.arange(60)
+    assert load((x, close), task="regression").scale.std[0] == pytest.approx(np.std(1e-3 * np.arange(60)), rel=0.2)
+    with pytest.raises(DataError, match=r"one value only, 1e\+09, as a 32-bit float"):
+        load((x, close), task="regression", standardise_targets=False)
+    with pytest.raises(DataError, match=r"train: targets reach .*e\+301, and the squares of errors would overflow"):
+        load((x, 1e300 * (1 + x)), task="regression")
+    with pytest.raises(DataError, match=r"leave data\.standardise_targets on"):
+        load((x, 1e20 * (1 + x)), task="regression", standardise_targets=False)

@@ -126,12 +126,21 @@ def _check_classes(data: Data) -> list[Finding]:
 
 
 def _check_numbers(data: Data) -> list[Finding]:
+    for name, samples in data.splits.items():
+        largest = float(np.abs(samples.targets).max(initial=0.0))
+        # Errors are squared: as 64-bit floats where they are measured, as 32-bit ones where targets are learned raw.
+        if largest > (1e150 if data.scale is not None else 1e18):
+            raise DataError(
+                f"{name}: targets reach {largest:g}, and the squares of errors would overflow. Divide them by a "
+                f"constant{'.' if data.scale is not None else ', or leave data.standardise_targets on.'}"
+            )
     columns = data.train.targets.reshape(len(data.train), -1)
-    constant = np.flatnonzero(columns.min(axis=0) == columns.max(axis=0))
+    learnt = data.to_learn().train.targets.reshape(columns.shape).astype(np.float32)
+    constant = np.flatnonzero(learnt.min(axis=0) == learnt.max(axis=0))
     if len(constant):
         raise DataError(
-            f"train: target column {constant[0]} has one value only, {columns[0, constant[0]]:g}, as a 32-bit "
-            "float: there is nothing to learn. Check data.target."
+            f"train: target column {constant[0]} has one value only, {columns[0, constant[0]]:g}"
+            f"{'' if data.scale is not None else ', as a 32-bit float'}: there is nothing to learn. Check data.target."
         )
     return []
 

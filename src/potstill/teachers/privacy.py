@@ -153,8 +153,10 @@ def what_is_kept(manifest: Manifest) -> list[str]:
         "guesses the text can make again.",
         "Hashes of all samples together and of the teacher's weights: who has the same samples or weights, or can make "
         "them again, can tell.",
-        f"Facts about the teacher: {', '.join(sorted(manifest.teacher)) or 'none'}.",
+        f"Facts about the teacher: {', '.join(sorted({*manifest.teacher} - {'units'})) or 'none'}.",
     ]
+    if manifest.scale is not None:
+        lines.append("Mean and standard deviation of the targets over the training samples: the unit of what is kept.")
     if manifest.augmentation:
         lines.append("The settings and the seed of the augmentation.")
     return [
