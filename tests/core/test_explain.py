@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from potstill.core import fingerprint
 from potstill.core.errors import DataError, PotstillError, UsageError
 from potstill.core.explain import clear_errors, explained
 from potstill.core.files import atomic_path, disk_errors, read_json, write_json
-from potstill.core.text import printable
+from potstill.core.text import printable, printable_parts
 
 
 @pytest.mark.parametrize(
@@ -149,3 +150,11 @@ def test_text_of_others_is_written_out_where_terminals_would_obey_it():
     assert printable(foreign) == "\\x1b]0;title\\x07red\\r\\x9b2J\\u202egnp.exe\\ud800 naïve 中\n\tend"
     assert str(DataError(foreign)) == printable(foreign)
     assert str(DataError(foreign)).encode()
+
+
+def test_names_that_are_no_whole_text_can_be_written_read_and_hashed(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "value.json", {"name": name})
+    assert read_json(tmp_path / "value.json") == {"name": name}
+    assert fingerprint.of_json({"name": name}) != fingerprint.of_json({"name": "caf"})
+    assert printable_parts({"\x1b": [name, 1, None]}) == {"\\x1b": ["caf\\udce9", 1, None]}

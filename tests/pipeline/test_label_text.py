@@ -248,6 +248,26 @@ def test_requests_of_a_process_that_died_count_in_full_and_answered_ones_once(tm
         assert "spend limit" in divided["stopped"]
 
 
+def test_answers_that_are_no_whole_text_are_kept_and_never_obeyed(tmp_path: Path) -> None:
+    def odd(request: Request) -> Reply:
+        reply = completion("half \ud83d \x1b[2J", finish="\x1b]0;title\x07\ud83d")
+        return Reply(
+            reply if request.number else {"error": {"message": "\x1b[31m\ud83d"}}, 200 if request.number else 400
+        )
+
+    with serving(odd) as server:
+        recipe = make_recipe(server, write_texts(tmp_path, TEXTS[:3]), concurrency=1)
+        summary = label_texts(recipe, tmp_path / "out")
+    assert (summary["answers"], len(summary["failed"])) == (2, 1)
+    with pytest.raises(PotstillError, match=re.escape("\\x1b[31m\\ud83d")):
+        check_labelled(summary)
+    page = (tmp_path / "out" / "label.html").read_text()
+    assert not re.search("[\x00-\x08\x1b\ud800-\udfff]", page)
+    assert open_store(tmp_path / "out" / "store").read_text("text", torch.tensor([101]), torch.tensor([0])) == [
+        "half ? \x1b[2J"
+    ]
+
+
 def test_answers_belong_to_prompts_not_to_places(server: Server, tmp_path: Path) -> None:
     label_texts(make_recipe(server, write_texts(tmp_path)), tmp_path / "out")
     # Two rows are the same text; others move, one is new.

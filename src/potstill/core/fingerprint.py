@@ -16,7 +16,7 @@ from torch import nn
 def of_json(value: Any) -> str:
     """Return the sha256 hex digest of JSON-like ``value``, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def of_array(array: np.ndarray[Any, Any]) -> str:

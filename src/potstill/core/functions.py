@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +87,7 @@ def _import_file(path: Path, asked: str) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"'{asked}' names the file {path}, which does not exist.")
     # Registered under a name of its own, so that classes of the file can be pickled and cannot hide a package.
-    name = f"potstill_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"potstill_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     with _search_path(path.parent):
         known = sys.modules.get(name)
         if known is not None:

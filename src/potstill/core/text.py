@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What terminals obey (escape sequences, bells, carriage returns), what turns the direction of writing, and halves of
@@ -15,3 +16,12 @@ def printable(text: str) -> str:
     Use it wherever text of others reaches a terminal, a log or a page.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def printable_parts(value: Any) -> Any:
+    """Return plain data with every text in it made `printable`, keys too."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable_parts(key): printable_parts(item) for key, item in value.items()}
+    return [printable_parts(item) for item in value] if isinstance(value, list) else value

@@ -195,7 +195,8 @@ def set_metadata(proto: Any, values: Mapping[str, str]) -> None:
     kept = {entry.key: entry.value for entry in proto.metadata_props} | dict(values)
     del proto.metadata_props[:]
     for key, value in kept.items():
-        proto.metadata_props.add(key=key, value=value)
+        # Names of files may hold halves of characters, which JSON reads back from their escapes.
+        proto.metadata_props.add(key=key, value=value.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def package_version() -> str:

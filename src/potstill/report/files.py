@@ -13,6 +13,7 @@ import yaml
 
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import read_json
+from potstill.core.text import printable, printable_parts
 from potstill.evaluation import EvaluationResult
 from potstill.report.numbers import main_metric
 
@@ -77,7 +78,7 @@ def read_run(folder: Path) -> RunFiles:
         problem = "has no run.json" if folder.is_dir() else "does not exist"
         raise UsageError(f"{folder} is not a run folder: it {problem}. Pass the folder that 'potstill run' wrote.")
     recipe_path = folder / "recipe.yaml"
-    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
+    recipe_text = printable(recipe_path.read_text(encoding="utf-8")) if recipe_path.is_file() else ""
     evaluation = _json(folder / "evaluation.json")
     parity = _json(folder / "export" / "parity.json") or {}
     warnings = _json(folder / "warnings.json")
@@ -100,7 +101,7 @@ def _json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return read_json(path)
+        return printable_parts(read_json(path))
     except ValueError as error:
         raise PotstillError(f"{path} is damaged ({error}). Delete it and run the same command again.") from error
 

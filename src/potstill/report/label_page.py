@@ -11,6 +11,7 @@ import numpy as np
 
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import read_json, write_text
+from potstill.core.text import printable_parts
 from potstill.evaluation.labelling import LabelFacts
 from potstill.report import label_figures as figures
 from potstill.report import numbers
@@ -76,7 +77,7 @@ def write_label_page(folder: Path) -> Path:
     if not source.is_file():
         raise UsageError(f"{folder} has no {FACTS}. Pass the folder of a recording that 'potstill label' finished.")
     try:
-        facts = LabelFacts.from_json(read_json(source))
+        facts = LabelFacts.from_json(printable_parts(read_json(source)))
     except (ValueError, TypeError) as error:
         raise PotstillError(f"{source} is damaged ({error}). Run 'potstill label' again to write it anew.") from error
     path = folder / PAGE
