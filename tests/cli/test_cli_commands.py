@@ -367,6 +367,19 @@ def test_runs(fake: Any, finished: Path, invoke: Invoke) -> None:
     assert strict_json(invoke("runs", "--json").stdout) == {"runs": ROWS}
 
 
+def test_runs_show_balanced_accuracy_and_auc_where_they_were_measured(
+    fake: Any, finished: Path, invoke: Invoke
+) -> None:
+    scored = {"distilled": {"accuracy": 0.92, "balanced_accuracy": 0.8123, "auc": 0.9714}}
+    fake.rows = [{**ROWS[0], "metrics": scored, "seeds": 1}, ROWS[1]]
+    assert invoke("runs", "runs").stdout.splitlines()[1:] == [
+        "run  status      metric    teacher  alone  distilled  balanced accuracy    AUC  distillation     MB  created",
+        "one  finished    accuracy    95.0%  90.0%      92.0%              81.2%  0.971  better        0.100  "
+        "2026-11-21 02:35",
+        "two  unfinished  R2              -      -          -                  -      -  -                 -  -",
+    ]
+
+
 # ---- a real terminal
 
 

@@ -157,6 +157,22 @@ def test_one_test_example_gives_endless_intervals_and_plain_json() -> None:
     assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
 
 
+def test_what_a_run_of_before_wrote_is_still_read() -> None:
+    written = run(**classification()).to_json()
+    for name in ("remarks", "warnings"):
+        del written[name]
+    del written["verdict"]["warnings"]
+    for scores in written["models"].values():
+        del scores["runtime"], scores["onnx_latency_ms"]
+    for pair in written["differences"].values():
+        for number in pair.values():
+            del number["with_seeds"], number["with_examples"]
+    again = EvaluationResult.from_json(json.loads(json.dumps({**written, "resamples": 2000})))
+    assert again.models["teacher"].runtime == "PyTorch"
+    assert again.differences["distilled-alone"]["accuracy"].with_seeds is None
+    assert with_limits(again, []).verdict.headline == again.verdict.headline
+
+
 @pytest.mark.parametrize("columns", [None, 2])
 def test_regression(columns: int | None) -> None:
     generator = np.random.default_rng(0)

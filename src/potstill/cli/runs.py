@@ -14,6 +14,7 @@ from potstill.cli.options import Json
 from potstill.core.errors import UsageError
 
 HELPED = {"yes": "helped", "no": "did not help", "unclear": "unclear"}
+FURTHER = ("balanced_accuracy", "auc")  # of the distilled student, beside the headline metric
 DIFFERS = 60  # characters of what differs between runs; --json has all of it
 CLAIMS = 3  # seeds from which on a verdict is about the method
 THIS = {"yes": "better", "no": "not better", "unclear": "unclear"}  # with one or two seeds: of these students only
@@ -57,13 +58,24 @@ def runs(
             ]
         )
     header = ["run", "status", "metric", "teacher", "alone", "distilled", "distillation", "MB", "created"]
+    further = [name for name in FURTHER if any(name in _scores(run) for run in found)]
+    at = header.index("distilled") + 1
+    header[at:at] = [show.METRIC_NAMES[name] for name in further]
+    for row, run in zip(rows, found, strict=True):
+        row[at:at] = [show.score(name, _scores(run).get(name)) for name in further]
     if any(run.get("differs") for run in found):
         header.append("differs in")
         rows = [[*row, _differs(run.get("differs") or {})] for row, run in zip(rows, found, strict=True)]
-    show.table(header, rows, right=[3, 4, 5, 7])
+    show.table(header, rows, right=[3, 4, 5, *range(at, at + len(further)), header.index("MB")])
     damaged = [str(run["name"]) for run in found if run["status"] == "damaged"]
     if damaged:
         show.echo(f"The run.json of {', '.join(damaged)} cannot be read. Its `potstill run` command makes it again.")
+
+
+def _scores(run: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return all scores of a run's distilled student."""
+    scores: Mapping[str, float] = (run.get("metrics") or {}).get("distilled") or {}
+    return scores
 
 
 def _differs(settings: Mapping[str, Any]) -> str:
