@@ -83,15 +83,15 @@ class RunFolder:
         entry = self.state["stages"].get(stage, {})
         return entry if entry.get("status") in ("done", "skipped") else None
 
-    def damaged(self, stage: str) -> list[str]:
-        """Return in words which files of a finished stage are not what was written."""
-        found = []
+    def damaged(self, stage: str) -> dict[str, str]:
+        """Return the files of a finished stage that are not what was written, each with what is wrong in words."""
+        found = {}
         for name, digest in (self.finished(stage) or {}).get("results", {}).items():
             file = self.path / name
             if not file.is_file():
-                found.append(f"{name} is gone")
+                found[name] = f"{name} is gone"
             elif fingerprint.of_file(file) != digest:
-                found.append(f"{name} is damaged: it is not what was written")
+                found[name] = f"{name} is damaged: it is not what was written"
         return found
 
     def result(self, stage: str) -> str | None:

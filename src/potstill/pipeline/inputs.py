@@ -16,6 +16,8 @@ from potstill.core.source import same_code
 
 _TRAINED = ("teacher", "student", "assistant", "generation")
 _SHOWN = 60
+_OF_DATA = (".preprocess.mean", ".preprocess.std")
+"""Ends of the names of settings that are found in the data and change with it."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,11 @@ def changes(before: Mapping[str, Any], now: Inputs) -> list[str]:
     if before.keys() != after.keys():
         return ["made by an earlier version of potstill"]
     found = []
+    parts = [name for name, _, _ in _differing(before["parts"], after["parts"])]
+    found += [f"{name} changed" for name in parts]
     for name, old, new in _differing(before["settings"], after["settings"]):
-        found += _setting(name, old, new)
-    found += [f"{name} changed" for name, _, _ in _differing(before["parts"], after["parts"])]
+        if not ("the data" in parts and name.endswith(_OF_DATA)):
+            found += _setting(name, old, new)
     for name, old, new in _differing(before["stages"], after["stages"]):
         if name.startswith("rates") and old and new:
             found.append(f"{name}: {old} -> {new}")

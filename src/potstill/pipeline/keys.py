@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -125,8 +125,7 @@ class Keys:
     def predictions(self) -> Inputs:
         """Of what all models answer to the test split."""
         models = [link.name for link in links(self.job)] + [stage_name(*one) for one in student_runs(self.job)]
-        answers = Inputs(parts={"what the teacher answers": self.results.get(ANSWERS, "")})
-        return self._source(0) | answers | Inputs(parts={"the data": self.job.data.fingerprint}) | self._after(*models)
+        return self._asked() | Inputs(parts={"the data": self.job.data.fingerprint}) | self._after(*models)
 
     def export(self) -> Inputs:
         """Of the files to deploy."""
@@ -150,7 +149,7 @@ class Keys:
             "training.batch_size": recipe.training.batch_size,
             "training.precision": recipe.training.precision,
         }
-        return self._source(0) | self._data() | self._after(*students) | Inputs(settings)
+        return self._asked() | self._data() | self._after(*students) | Inputs(settings)
 
     def _raced(self, arm: str, seed: int | None = None) -> Inputs:
         """Return what a training depends on: its settings, and what its race chose where these leave something open."""
@@ -230,6 +229,11 @@ class Keys:
             model = Inputs(parts=parts, files=model.files)
         return model | self._after(*stages) | Inputs(settings)
 
+    def _asked(self) -> Inputs:
+        """Return the teacher as one who is asked: its code counts by what it answers."""
+        answers = {"what the teacher answers": self.results.get(ANSWERS, "")}
+        return replace(self._source(0) | Inputs(parts=answers), files={})
+
     def _student(self, job: Job, seed: int, kind: Kind, link: int) -> Inputs:
         """Return what a student depends on that is taught by the teacher (0) or the i-th model of the chain."""
         recipe = job.recipe
@@ -256,8 +260,7 @@ class Keys:
         if job.teacher.average_of_student is not None or not self.job.objective.needs_teacher:
             source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
         elif self.job.teacher.live:
-            answers = {"what the teacher answers": self.results.get(ANSWERS, "")} if not link else {}
-            source = self._source(link) | Inputs({"teacher.live": True}, answers)
+            source = (self._source(link) if link else self._asked()) | Inputs({"teacher.live": True})
         else:
             source = self._after(store_name(self.job, link))
         return learner | common | taught | source

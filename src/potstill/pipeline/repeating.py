@@ -88,7 +88,7 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
 
 def _refuse_damage(folder: RunFolder, *stages: str) -> None:
     """Refuse to make anything of results that are not what was written."""
-    damaged = [text for stage in stages for text in folder.damaged(stage)]
+    damaged = [text for stage in stages for text in folder.damaged(stage).values()]
     if damaged:
         raise PotstillError(f"{folder.path}: {'; '.join(damaged)}. Give its `potstill run` command again to repair it.")
 

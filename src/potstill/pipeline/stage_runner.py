@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from potstill.core.errors import TeacherError
 from potstill.core.progress import say
 from potstill.pipeline import probe as probes
-from potstill.pipeline.folder import MARKER, RunFolder
+from potstill.pipeline.folder import MARKER, RunFolder, read_or_none
 from potstill.pipeline.inputs import Inputs, be, changes, files_changed
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.processes import in_parts, on_main
@@ -102,6 +102,8 @@ class StageRunner:
             if self._look(stage, inputs).usable:
                 self.folder.reuse(stage, inputs)
                 return
+            for name in self.folder.damaged(stage):
+                (self.folder.path / name).unlink(missing_ok=True)
             with self.folder.stage(stage, inputs, lambda: self.folder.matching(results)):
                 work()
 
@@ -154,10 +156,13 @@ class StageRunner:
             self.folder.note(training.folder, stage)
             return None
         start, begun = None if training.probe is None else training.probe(None), probes.read(own / START)
-        other = probes.difference(begun, start) if start is not None and begun is not None else ""
+        goes_on = (
+            self.folder.finished(stage) is None and (read_or_none(own / MARKER) or {}).get("inputs") == inputs.to_json()
+        )
+        other = probes.difference(begun, start) if goes_on and start is not None and begun is not None else ""
         if other:
             tell(stage, Look(usable=False, why=(f"what it begins with computes something else now: {other}",)))
-        fresh = bool(other) or self.folder.finished(stage) is not None
+        fresh = not goes_on or bool(other)
         path = self.folder.prepare(training.folder, stage, inputs, fresh=fresh)
         if start is not None and not (path / START).exists():
             probes.write(path / START, start)
@@ -200,18 +205,18 @@ def look_at(folder: RunFolder, stage: str, inputs: Inputs, training: Training | 
     code = files_changed(entry.get("inputs", {}), inputs)
     damaged = folder.damaged(stage)
     if reasons or damaged or not inputs.known:
-        return Look(usable=False, why=(*reasons, *code, *damaged))
+        return Look(usable=False, why=(*reasons, *code, *damaged.values()))
     if training is None:
         return Look(usable=not code, why=tuple(code))
     if code and not training.keeps:
         return Look(usable=False, why=tuple(code))
     path = folder.path / training.folder
     if training.probe is None:
-        return Look(usable=True, why=(*code, "it is kept") if code else ())
+        return Look(usable=True, why=tuple(code))
     before = probes.read(path / PROBE) or {}
     other = probes.difference(before, training.probe(path / "weights.safetensors")) if before else ""
     if not other:
-        return Look(usable=True, why=(*code, "it computes the same and is kept") if code else ())
+        return Look(usable=True, why=(*code, "it computes the same") if code else ())
     if not training.keeps:
         return Look(usable=False, why=(f"it computes something else now: {other}",))
     edited = f"{', '.join(code)}, and " if code else ""
