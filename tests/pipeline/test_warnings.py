@@ -53,6 +53,7 @@ def test_a_leak_is_told_by_plan_label_run_a_second_run_and_the_page(base: Path) 
             warnings.simplefilter("default")
             work(recipe, out=base / "run", base=base)
         assert sum(LEAK in text for text in texts(caught)) == 1, work
+    assert (base / "run" / "label.html").read_text(encoding="utf-8").count(LEAK) == 1
     finished = Run(base / "run")
     assert sum(LEAK in text for text in finished.warnings) == 1
     assert finished.summary()["warnings"] == list(finished.warnings)

@@ -5,7 +5,7 @@ What such a teacher answers with is settled here, on real samples, before anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from potstill.core import random
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.data import Data
 from potstill.models import Preprocessor
@@ -26,6 +27,8 @@ from potstill.teachers.voting import VotingTeacher
 
 PROBE = 64
 """Samples that a teacher is questioned about."""
+ENOUGH = 2_000
+"""Samples that it is questioned about where the first ones do not look like what they are said to be."""
 AGAIN = 8
 """Samples that it is asked about once more, in a batch of another size."""
 SAME = 1e-3
@@ -97,6 +100,8 @@ def foreign_maker(
     # Recorded answers are judged all of them: reading is free.
     asked = opened.everything
     raw = _questioned(opened, inputs, data.train.ids[: len(inputs)], place) if asked is None else asked
+    if asked is None and opened.size_bytes is not None and _may_be_none(raw, section.answers):
+        raw = _more(lambda batch: raw_answers(opened, batch, ()), preprocess, data)
     reading = read_answers(section, opened, raw, wanted, place)
     return lambda: teacher_of(opened, reading)
 
@@ -157,7 +162,7 @@ def check_logits(
     inputs: Tensor,
     *,
     place: str,
-    task: schema.Task,
+    data: Data,
 ) -> None:
     """Refuse a torch model that answers at random, or comes trained and does not answer with what its recipe says.
 
@@ -169,13 +174,13 @@ def check_logits(
         preprocess: what happens to its inputs first.
         inputs: (b, ...) real samples.
         place: the section's place in the recipe.
-        task: classification or regression.
+        data: what it is to teach.
 
     Raises:
         TeacherError: with the evidence.
 
     """
-    if task == "regression" and section.answers not in (None, "values"):
+    if data.task == "regression" and section.answers not in (None, "values"):
         raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
     if any(nn.parameter.is_lazy(value) for value in model.parameters()):
         return
@@ -185,8 +190,10 @@ def check_logits(
     except (PotstillError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return
     check_repeated(raw, again, mixed, place=place, what=what)
-    if task == "regression" or section.train is not None:
+    if data.task == "regression" or section.train is not None:
         return
+    if _may_be_none(raw, section.answers):
+        raw = _more(lambda batch: _ask(model, [batch])[0], preprocess, data)
     if section.answers is not None:
         settle(raw, section.answers, None, says="", place=place, what=what, checked=section.answers_checked)
         return
@@ -197,19 +204,36 @@ def check_logits(
         )
 
 
+def _may_be_none(raw: Array, declared: str | None) -> bool:
+    """Return whether answers that are said to be logits look like something else, so that more of them must be seen."""
+    return declared in (None, "logits") and raw.dtype.kind == "f" and bool(no_logits(raw))
+
+
+def _more(ask: Callable[[Tensor], Array], preprocess: Preprocessor, data: Data) -> Array:
+    """Return raw answers to `ENOUGH` training samples, wherever they stand: a few may be alike by accident."""
+    rows = np.sort(random.permutation(len(data.train), 0)[:ENOUGH])
+    parts = [ask(preprocess(data.train.fetch(rows[low : low + PROBE]))) for low in range(0, len(rows), PROBE)]
+    return np.concatenate(parts)
+
+
 def _asked_again(model: nn.Module, inputs: Tensor) -> tuple[Array, Array, Array]:
     """Return a torch model's answers in evaluation mode: once, to the same batch again, and to a batch of some."""
+    once, again, mixed = _ask(model, [inputs, inputs, inputs[:AGAIN]])
+    return once, again, mixed
+
+
+def _ask(model: nn.Module, batches: Sequence[Tensor]) -> list[Array]:
+    """Return a torch model's answers to some batches, in evaluation mode."""
     flags = [(module, module.training) for module in model.modules()]
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
         with torch.inference_mode():
-            answers = [output_tensor(model(batch.to(device))) for batch in (inputs, inputs, inputs[:AGAIN])]
+            answers = [output_tensor(model(batch.to(device))) for batch in batches]
     finally:
         for module, training in flags:
             module.training = training
-    once, again, mixed = (answer.float().cpu().numpy() for answer in answers)
-    return once, again, mixed
+    return [answer.float().cpu().numpy() for answer in answers]
 
 
 def check_repeated(raw: Array, again: Array, mixed: Array, *, place: str, what: str) -> None:

@@ -225,7 +225,7 @@ def _one_teacher(
 def _check_answers(section: schema.Teacher | schema.Member, model: nn.Module, place: str, data: Data) -> None:
     """Question a torch model that comes trained about a few samples."""
     inputs = data.train.fetch(np.arange(min(_QUESTIONS, len(data.train))))
-    check_logits(section, model, preprocessor(section.preprocess), inputs, place=place, task=data.task)
+    check_logits(section, model, preprocessor(section.preprocess), inputs, place=place, data=data)
 
 
 def _views_asked(recipe: schema.Recipe) -> int | None:

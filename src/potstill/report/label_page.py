@@ -39,7 +39,7 @@ Numbers = Mapping[str, Any]
 
 TEMPLATE = "label.html.jinja"
 MOST_NAMED = 5
-FACTS, SAMPLES, PAGE = "label.json", "label-samples.npz", "label.html"
+FACTS, SAMPLES, PAGE, DATA = "label.json", "label-samples.npz", "label.html", "data.json"
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,21 @@ def write_label_page(folder: Path) -> Path:
     except (ValueError, TypeError) as error:
         raise PotstillError(f"{source} is damaged ({error}). Run 'potstill label' again to write it anew.") from error
     path = folder / PAGE
-    write_text(path, fill(TEMPLATE, content(facts, _pictures(folder / SAMPLES))))
+    write_text(path, fill(TEMPLATE, content(facts, _pictures(folder / SAMPLES), _of_data(folder / DATA))))
     return path
 
 
-def content(facts: LabelFacts, pictures: Mapping[int, str]) -> dict[str, Any]:
+def _of_data(path: Path) -> list[Mapping[str, str]]:
+    """Return what the data check warned of."""
+    findings = read_json(path)["findings"] if path.is_file() else []
+    return [finding for finding in findings if finding["level"] == "warning"]
+
+
+def content(
+    facts: LabelFacts, pictures: Mapping[int, str], of_data: Sequence[Mapping[str, str]] = ()
+) -> dict[str, Any]:
     """Return everything the template shows, as plain values; an absent part is None or empty."""
+    warnings = [*facts.warnings, *of_data]
     train = facts.splits.get("train")
     labelled = train is not None and "accuracy" in train
     classifies = facts.task == "classification" and train is not None
@@ -96,8 +105,8 @@ def content(facts: LabelFacts, pictures: Mapping[int, str]) -> dict[str, Any]:
         "task": facts.task,
         "headline": typeset(facts.headline),
         "stop": stop,
-        "num_warnings": len(facts.warnings) - stop,
-        "warnings": [{**finding, "message": typeset(finding["message"])} for finding in facts.warnings],
+        "num_warnings": len(warnings) - stop,
+        "warnings": [{**finding, "message": typeset(finding["message"])} for finding in warnings],
         "hopes": [typeset(sentence) for sentence in facts.hopes],
         "keys": key_numbers(facts),
         "information": [figures.entropy_figure(train)] if classifies and train else [],
