@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from potstill.core import fingerprint
 from potstill.core.errors import DataError, PotstillError, UsageError
 from potstill.core.explain import clear_errors, explained
-from potstill.core.files import atomic_path, disk_errors, read_json, write_json
+from potstill.core.files import atomic_path, check_folder, disk_errors, read_json, write_json
 from potstill.core.text import printable, printable_parts
 
 
@@ -60,6 +60,18 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(PotstillError, match=r"notes\.txt is a file, and a folder is needed there"):
         write_json(tmp_path / "notes.txt" / "run" / "run.json", {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_is_tried_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    check_folder(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
+        with pytest.raises(PotstillError, match=r"notes\.txt is a file, and a folder is needed there"):
+            check_folder(place)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PotstillError, match="run may not be read or written: permission denied"):
+        check_folder(tmp_path / "run")
 
 
 def test_a_folder_that_was_removed_meanwhile_is_named(tmp_path):

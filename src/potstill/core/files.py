@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -27,6 +28,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before anything expensive is done for it; makes nothing.
+
+    Raises:
+        PotstillError: a file stands in its place or above it, or it may not be written.
+
+    """
+    with disk_errors(folder):
+        existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 @contextmanager

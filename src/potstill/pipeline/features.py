@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
-from potstill.core.files import atomic_path, write_json
+from potstill.core.files import atomic_path, check_folder, write_json
 from potstill.core.progress import progress
 from potstill.data import Data
 from potstill.data.samples import Ints, Rows, Samples, make_samples
@@ -19,10 +19,12 @@ from potstill.models import load_weights, tap
 from potstill.pipeline.build import Given, Job, build_job, example_batch
 from potstill.pipeline.folder import RunFolder, read_or_none
 from potstill.pipeline.keys import keys
+from potstill.pipeline.makers import located
 from potstill.pipeline.racing import chosen_rates
 from potstill.pipeline.stage_runner import look_at
 from potstill.pipeline.trainings import of_teacher, teachers_of
 from potstill.recipe import schema
+from potstill.store.remote import is_remote
 from potstill.teachers.from_features import FromFeatures
 
 FOLDER = "features"
@@ -39,6 +41,10 @@ def job_for(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None
         PotstillError: anything in the recipe, the data or the models that cannot work.
 
     """
+    check_folder(out)
+    store = recipe.store.path
+    if store is not None and not is_remote(store) and not (located(store, base) / "manifest.json").is_file():
+        check_folder(located(store, base))
     if recipe.student.on_features is None:
         return build_job(recipe, base=base, given=given)
     given = given or Given()

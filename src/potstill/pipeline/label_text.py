@@ -13,7 +13,7 @@ from typing import Any
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.explain import clear_errors
-from potstill.core.files import read_json, write_json
+from potstill.core.files import check_folder, read_json, write_json
 from potstill.core.progress import Advance, progress
 from potstill.pipeline.journal import Journal, open_journal, read_journal
 from potstill.pipeline.makers import located
@@ -68,6 +68,8 @@ def label_texts(
         raise UsageError(f"part {index + 1}/{parts}: expected 1/{parts} to {parts}/{parts}.")
     questions = questions_of(recipe, base=base)
     out = Path(out)
+    if recipe.store.path is not None:
+        check_folder(located(recipe.store.path, base))
     name = f"answers-{index}-of-{parts}"
     answers = out / f"{name}.jsonl"
     with open_journal(answers) as journal, open_journal(_requests_of(answers)) as requests:
