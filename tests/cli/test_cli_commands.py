@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,9 +200,15 @@ def test_an_error_reaches_any_terminal_and_its_exit_code_survives_closed_streams
     found = subprocess.run([*command, "plan", "r.yaml"], cwd=tmp_path, env=plain, capture_output=True, check=False)
     assert found.returncode == 2
     assert "naïve: unknown key" in found.stderr.decode()
-    if Path("/dev/full").exists():
+    closed = shlex.join([*command, "plan", "r.yaml"]) + " >&- 2>&-"
+    assert subprocess.run(closed, shell=True, cwd=tmp_path, check=False).returncode == 2
+    if Path("/dev/full").is_char_device():
         with Path("/dev/full").open("w") as full:
-            assert subprocess.run([*command, "plan", "r.yaml"], cwd=tmp_path, stderr=full, check=False).returncode == 2
+            found = subprocess.run(
+                [*command, "runs", "."], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        assert found.returncode == 1
+        assert b"disk is full" in found.stderr
 
 
 def test_an_interrupt_says_how_to_continue(

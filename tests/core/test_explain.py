@@ -137,6 +137,11 @@ def test_what_libraries_say_of_a_file_names_the_file(tmp_path, name):
 def test_mistakes_stay_mistakes_and_clear_errors_stay_as_they_are():
     assert explained(KeyError("No space left")) is None
     assert explained(TypeError("x")) is None
+    mistake = AttributeError("while a missing file was handled")
+    mistake.__context__ = FileNotFoundError(errno.ENOENT, "no", "x")
+    assert explained(mistake) is None
+    assert str(explained(EOFError())).startswith("A file is damaged")
+    assert str(explained(PermissionError(errno.EACCES, "no", "runs"))).startswith("runs may not")
 
     @clear_errors
     def fails(error: Exception) -> None:

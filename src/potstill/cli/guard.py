@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
 import typer
@@ -64,12 +65,16 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Run the command line and leave the process with its exit code, whatever streams and arguments it was given."""
+    # A stream that was closed (2>&-) is None, which no library expects.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # Names of files and classes may hold what the terminal's encoding does not have.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(prog_name="potstill", standalone_mode=False)
+        ended = app(prog_name="potstill", standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0
     except typer.Abort:
         code = 1
     except Exception as error:
@@ -82,7 +87,14 @@ def run_app(app: typer.Typer) -> NoReturn:
         else:
             with suppress(OSError, ValueError):
                 error.show()  # type: ignore[attr-defined]
-    sys.exit(code if isinstance(code, int) else 0)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):
+            typer.echo(f"error: the result could not be printed: {error.strerror}.", err=True)
+        # Python would try again on its way out.
+        os._exit(code or 1)
+    sys.exit(code)
 
 
 @contextmanager

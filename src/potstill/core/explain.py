@@ -19,13 +19,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _AGAIN = "Finished results are safe"
 _CONTINUE = "run the same command again to continue"
-_NOT_SAID = "A file"
+_NOT_SAID = "a file"
 _NUMBERED = re.compile(r"(?:os error |errno |Errno |code: )(\d+)")
 """How libraries that are not written in Python say the system's error number: in a text."""
 _FULL = re.compile(r"[Nn]o space left|[Dd]isk is full|StorageFull|\d+ requested and \d+ written")
 _MEMORY = re.compile(
     r"not enough memory|[Oo]ut of memory|[Uu]nable to allocate|[Cc]annot allocate memory|bad allocation"
 )
+_MISTAKES = (AttributeError, KeyError, IndexError, TypeError, NameError, AssertionError)
 _LIBRARIES = ("zipfile", "zlib", "_lzma", "gzip", "safetensors", "safetensors_rust", "pyarrow", "google")
 """Readers of archives, tables and weights, whose own errors all say that a file is damaged."""
 
@@ -40,28 +41,34 @@ def explained(error: BaseException, path: Path | None = None) -> PotstillError |
     """
     if isinstance(error, PotstillError):
         return error
-    for cause in _chain(error):
-        if (number := _number(cause)) is not None:
-            return PotstillError(_of_system(number, _place(cause, path), str(cause)))
-        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _MEMORY.search(str(cause))):
-            return PotstillError(
-                f"There is not enough memory{'' if path is None else f' for {path}'}. Use less data, smaller batches "
-                "(training.batch_size, evaluation.batch_size) or a smaller model, or close other programs. "
-                f"{_AGAIN}: {_CONTINUE}. ({_short(cause)})"
-            )
-        if isinstance(cause, RecursionError):
-            return DataError(f"{_named(path)} is nested too deeply to be read.")
-        if isinstance(cause, UnicodeError):
-            return DataError(f"{_named(path)} holds text that is not valid Unicode: {_short(cause)}.")
-        if isinstance(cause, ValueError) and "null byte" in str(cause):
-            return DataError("A path or name holds a NUL character. Remove it.")
-        if isinstance(cause, ValueError) and "integer string conversion" in str(cause):
-            return DataError(f"{_named(path)} holds a whole number with thousands of digits. Shorten it.")
-        if isinstance(cause, EOFError) or _home(cause) in _LIBRARIES:
-            return DataError(f"{_named(path)} is damaged or cut short: {_short(cause)}. Copy or make it again.")
-        if isinstance(cause, OSError):
-            place = "The system reports" if path is None else f"{path} cannot be read or written"
-            return PotstillError(f"{place}: {_short(cause)}.")
+    found = next(filter(None, (_explained(cause, path) for cause in _chain(error))), None)
+    if found is not None and str(found).startswith(_NOT_SAID):
+        found.args = ("A" + str(found)[1:],)
+    return found
+
+
+def _explained(cause: BaseException, path: Path | None) -> PotstillError | None:
+    if (number := _number(cause)) is not None:
+        return PotstillError(_of_system(number, _place(cause, path), str(cause)))
+    if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _MEMORY.search(str(cause))):
+        return PotstillError(
+            f"There is not enough memory{'' if path is None else f' for {path}'}. Use less data, smaller batches "
+            "(training.batch_size, evaluation.batch_size) or a smaller model, or close other programs. "
+            f"{_AGAIN}: {_CONTINUE}. ({_short(cause)})"
+        )
+    if isinstance(cause, RecursionError):
+        return DataError(f"{_named(path)} is nested too deeply to be read.")
+    if isinstance(cause, UnicodeError):
+        return DataError(f"{_named(path)} holds text that is not valid Unicode: {_short(cause)}.")
+    if isinstance(cause, ValueError) and "null byte" in str(cause):
+        return DataError("A path or name holds a NUL character. Remove it.")
+    if isinstance(cause, ValueError) and "integer string conversion" in str(cause):
+        return DataError(f"{_named(path)} holds a whole number with thousands of digits. Shorten it.")
+    if isinstance(cause, EOFError) or _home(cause) in _LIBRARIES:
+        return DataError(f"{_named(path)} is damaged or cut short: {_short(cause)}. Copy or make it again.")
+    if isinstance(cause, OSError):
+        place = "The system reports" if path is None else f"{path} cannot be read or written"
+        return PotstillError(f"{place}: {_short(cause)}.")
     return None
 
 
@@ -88,7 +95,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while following is not None and id(following) not in seen:
         seen.add(id(following))
         yield following
-        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+        # What goes wrong while an error is handled is a mistake of its own; libraries pass errors on as theirs.
+        hidden = following.__suppress_context__ or isinstance(following, _MISTAKES)
+        following = following.__cause__ or (None if hidden else following.__context__)
 
 
 def _number(error: BaseException) -> int | None:
