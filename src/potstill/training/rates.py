@@ -39,8 +39,6 @@ TRAINED: dict[Kind, tuple[tuple[str, float], ...]] = {
 """What is tried for a model that was trained before."""
 RATES: dict[str, tuple[float, ...]] = {"sgd": (0.1, 0.3, 0.03, 0.01), "adamw": (0.003, 0.01, 0.03, 0.001)}
 """What is tried where the recipe fixes the optimiser; a tenth of it for a model that was trained before."""
-BOLDNESS = {"sgd": 1.0, "dot": 1.0, "adamw": 10.0}
-"""How bold a learning rate of 1 is, compared with one of sgd."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ def short(settings: Training, steps: int, total: int) -> Training:
 def best(tried: Sequence[Tried], *, higher_is_better: bool = True, samples: int | None = None) -> int:
     """Return the number of the candidate that wins.
 
-    The best validation metric wins, then the lowest validation loss. Short trainings want bolder rates than long ones,
-    so that of the candidates within one standard error of the best the gentlest is taken.
+    The best validation metric wins. Short trainings leave many candidates close together: among those within one
+    standard error of the best metric, the lowest validation loss wins, which is less coarse.
 
     Args:
         tried: the candidates.
@@ -150,11 +148,11 @@ def best(tried: Sequence[Tried], *, higher_is_better: bool = True, samples: int 
             f"Every setting that was tried diverged to NaN or infinite numbers: {said}. Look at the data and the "
             "objective, fix a lower training.learning_rate (with training.optimizer), or set training.gradient_clip."
         )
-    top = max(range(len(tried)), key=lambda number: (scores[number], -(tried[number].loss or 0.0)))
-    share = min(1.0, max(0.0, scores[top]))
+    top = max(scores)
+    share = min(1.0, max(0.0, top))
     error = math.sqrt(share * (1.0 - share) / samples) if samples else 0.0
-    near = [number for number, score in enumerate(scores) if score >= scores[top] - error] if error else [top]
-    return min(near, key=lambda number: BOLDNESS[tried[number].optimizer] * tried[number].learning_rate)
+    near = [number for number, score in enumerate(scores) if score >= top - error]
+    return min(near, key=lambda number: tried[number].loss or 0.0)
 
 
 def kind_of(model: nn.Module) -> Kind:
