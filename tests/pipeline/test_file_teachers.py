@@ -353,6 +353,8 @@ def test_a_server_is_a_teacher(tmp_path):
             build_job(recipe(f"{{endpoint: {endpoint}}}"), base=tmp_path)
         planned = plan(recipe(f"{{endpoint: {endpoint}, answers: logits}}"), out=tmp_path / "run", base=tmp_path)
         assert planned.models["teacher"] == {"parameters": None, "flops": None, "bytes": None}
+        assert planned.teacher["value"] is None  # nobody asked a server for a score, which may cost
+        assert "180 questions in 6 requests" in planned.teacher["sentence"]
         job = build_job(recipe(f"{{endpoint: {endpoint}, answers: logits}}"), base=tmp_path)
         pixels = torch.rand(5, 1, 8, 8)
         expected = pixels.reshape(5, 64).double().numpy() @ Server.weight

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from potstill.core import fingerprint, random
@@ -179,6 +180,9 @@ def _scored(job: Job, model: nn.Module) -> TeacherScore:
 
 def _answers(job: Job, model: nn.Module, parts: Sequence[Samples]) -> dict[str, Array]:
     """Return what a teacher says of some samples, without their labels, and what each of its members says."""
+    if isinstance(model, RecordedAnswers):  # no input needs to be read
+        ids = torch.from_numpy(np.concatenate([samples.ids for samples in parts]))
+        return {"logits": model.of_ids(ids, torch.zeros_like(ids)).numpy()}
     found: dict[str, list[Array]] = {}
     total = sum(map(len, parts))
     teacher = LiveTeacher(

@@ -224,10 +224,19 @@ class RecordedAnswers(AskedByBatch, ForeignTeacher):
             TeacherError: a sample that the file does not have; names the first ones.
 
         """
+        return {"logits": self.of_ids(batch.ids, batch.views).to(batch.inputs.device)}
+
+    def of_ids(self, ids: Tensor, views: Tensor) -> Tensor:
+        """Return the logits (b, c) of samples by id and view, (b,) each.
+
+        Raises:
+            TeacherError: a sample that the file does not have; names the first ones.
+
+        """
         if self.opened.lookup is None:
             raise TypeError("recorded answers need a lookup")
-        raw = self.opened.lookup(batch.ids.cpu().numpy(), batch.views.cpu().numpy())
-        return {"logits": self.reading.of_array(raw, what=self.opened.name).to(batch.inputs.device)}
+        raw = self.opened.lookup(ids.cpu().numpy(), views.cpu().numpy())
+        return self.reading.of_array(raw, what=self.opened.name)
 
 
 class ReadAs(nn.Module):
