@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from potstill.core.functions import find_function
-from potstill.core.source import code_digest, digests, files_of
+from potstill.core.source import code_digest, digests, files_of, typed_code
 
 CODE = b'"""What it is."""\nimport torch\n\n\ndef double(x):\n    """Twice."""\n    return 2 * x  # why\n'
 
@@ -79,6 +79,25 @@ def test_code_typed_into_a_notebook_has_no_file(tmp_path: Path) -> None:
     space: dict[str, object] = {"__name__": "notebook"}
     exec("class A: pass\ndef f(): pass", space)
     assert files_of([space["A"], space["f"]], base=tmp_path) == ()
+
+
+def test_code_without_a_file_counts_by_what_it_does_and_reads() -> None:
+    def code(text: str, **around: object) -> list[object]:
+        space: dict[str, object] = {"__name__": "notebook", **around}
+        exec(f"def inner(x): return 3 * x\n{text}", space)
+        return typed_code(partial(space["loss"], beta=1))
+
+    text = "def loss(x, *, beta, c=2):\n    'Says.'\n    return ALPHA * inner(x) + beta * c"
+    first = code(text, ALPHA=0.5)
+    assert first
+    assert code(text.replace("    return", "\n    return"), ALPHA=0.5) == first
+    edited = [
+        code(text.replace(*pair), ALPHA=0.5) for pair in (("+ beta", "- beta"), ("c=2", "c=3"), ("inner(x)", "x"))
+    ]
+    edited += [code(text, ALPHA=0.6), code(text + "\ndef inner(x): return 4 * x", ALPHA=0.5)]
+    assert all(one and one != first for one in edited)
+    assert typed_code(partial(Path.exists)) == [[], []]
+    assert typed_code(test_code_without_a_file_counts_by_what_it_does_and_reads) == typed_code(print) == []
 
 
 def test_an_edited_helper_is_read_again_in_the_same_process(folder: Path) -> None:

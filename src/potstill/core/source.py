@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from types import CellType, CodeType
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -78,6 +79,50 @@ def code_digest(content: bytes) -> str:
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return _sha256(ast.unparse(tree))
+
+
+def typed_code(thing: Any) -> list[Any]:
+    """Return what a function does that has no file (typed into a notebook, or made by ``exec``), as plain data.
+
+    That is its compiled code, with defaults, closures, and the numbers, texts and functions that it reads from around
+    it. Empty for what has a file, and for what is no Python function.
+    """
+    return _typed(thing, set())
+
+
+def _typed(thing: Any, seen: set[int]) -> list[Any]:
+    if isinstance(thing, partial):
+        return [_typed(thing.func, seen), [_plain(one, seen) for one in (*thing.args, *sorted(thing.keywords.items()))]]
+    thing = getattr(thing, "__func__", thing)
+    if not inspect.isfunction(thing):
+        own = [] if isinstance(thing, type) or not callable(thing) else sorted(vars(type(thing)).items())
+        return [found for _, member in own if inspect.isfunction(member) and (found := _typed(member, seen))]
+    if id(thing) in seen or Path(thing.__code__.co_filename).is_file():
+        return []
+    seen.add(id(thing))
+    cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+    around = [thing.__globals__.get(name) for name in _names(thing.__code__)]
+    options = sorted((thing.__kwdefaults__ or {}).items())
+    values = [*(thing.__defaults__ or ()), *options, *cells, *around]
+    return [_compiled(thing.__code__), [_plain(value, seen) for value in values]]
+
+
+def _names(code: CodeType) -> list[str]:
+    inner = [name for const in code.co_consts if isinstance(const, CodeType) for name in _names(const)]
+    return [*code.co_names, *inner]
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    consts = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), consts]
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item, seen) for item in value]
+    return _typed(value, seen) if inspect.isfunction(value) else type(value).__qualname__
 
 
 def _sha256(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from potstill.core import fingerprint
-from potstill.core.source import digests, files_of
+from potstill.core.source import digests, files_of, typed_code
 from potstill.models.together import deployed
 from potstill.objective import Schedule
 from potstill.pipeline.build import Job
@@ -277,10 +277,16 @@ class Keys:
         return self._made["objective"].files
 
     def _functions(self) -> dict[str, str]:
-        """Return a digest of the weights that are functions of the progress of training: these have no text."""
-        terms = [term for term in self.job.objective.terms if _is_function(term.weight)]
-        values = [[term.weight_at(share) for share in _PROGRESS] for term in terms]
-        return {"a weight of the objective": fingerprint.of_json(values)} if values else {}
+        """Return digests of what has no text: weights that are functions of progress, and functions without a file."""
+        found = {}
+        for term in self.job.objective.terms:
+            if _is_function(term.weight):
+                weights = [term.weight_at(share) for share in _PROGRESS]
+                found[f"the weight of {term.name}"] = fingerprint.of_json(weights)
+            typed = [typed_code(one) for one in (term.loss, term.head, term.transform, *term.options.values())]
+            if any(typed):
+                found[f"the code of {term.name}"] = fingerprint.of_json(typed)
+        return found
 
 
 def keys(job: Job, results: dict[str, str] | None = None) -> Keys:
