@@ -185,7 +185,7 @@ class Flat(nn.Module):
             self.layer.weight.copy_(torch.tensor([[2.0, -1.0, 0.5, 0.0]]))
 
     def forward(self, inputs):
-        return self.layer(inputs).squeeze(1)
+        return self.layer(inputs).squeeze()  # of one sample: no dimension at all
 
 
 def test_a_regression_that_answers_one_number_a_sample_teaches_and_learns(tmp_path: Path) -> None:

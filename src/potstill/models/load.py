@@ -335,7 +335,7 @@ def output_tensor(output: Any) -> Tensor:
 
     """
     if isinstance(output, Tensor):
-        return output[:, None] if output.dim() == 1 else output
+        return output.reshape(-1, 1) if output.dim() < 2 else output
     if isinstance(output, Mapping):
         found, what = output.get("logits"), f"a mapping with the keys {list(output)}"
     elif getattr(output, "logits", None) is not None:
@@ -345,7 +345,7 @@ def output_tensor(output: Any) -> Tensor:
     else:
         found, what = None, type(output).__name__
     if isinstance(found, Tensor):
-        return found[:, None] if found.dim() == 1 else found
+        return found.reshape(-1, 1) if found.dim() < 2 else found
     raise UsageError(
         f"The model returned {what}; expected a tensor, a tuple whose first entry is one, or 'logits'. "
         "Wrap the model so that it returns its logits."
