@@ -432,6 +432,7 @@ def test_plan_says_the_most_it_can_cost(server: Server, tmp_path: Path) -> None:
         ),
         (['{"id": 1, "text": "a"}'] * 2, {"id": "id"}, DataError, r"1 ids come more than once, such as 1"),
         (['{"text": "a"}', "{"], {}, DataError, r"texts\.jsonl:2: not JSON"),
+        (['{"text": "a"}', "[" * 100_000], {}, DataError, r"texts\.jsonl:2: not JSON"),
         (['{"text": "a"}'], {"id": "di"}, DataError, r"no column 'di' \(data\.id\)"),
         (['{"txt": "a"}'], {}, UsageError, r"endpoint\.prompt: the data has no column 'text'\. Did you mean 'txt'"),
         ([], {}, UsageError, "no column 'text'"),

@@ -204,6 +204,13 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, good):
         open_file(path, WANTED)
 
 
+@pytest.mark.parametrize("name", ["pipe.pt2", "pipe.onnx", "pipe.npz"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match=f"{name} is a device or pipe"):
+        open_file(tmp_path / name, WANTED)
+
+
 def test_torchscript_that_writes_files_is_refused(tmp_path, mark):
     class Writes(nn.Module):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:

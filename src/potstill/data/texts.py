@@ -196,7 +196,7 @@ def _jsonl(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise DataError(f'{path}:{number}: expected an object such as {{"text": "..."}}.')

@@ -68,7 +68,7 @@ def read_line(path: Path, start: int, length: int) -> dict[str, Any]:
 def _value(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -51,6 +51,8 @@ def open_file(
     args, suffix = dict(args or {}), path.suffix.lower()
     if not path.exists():
         raise UsageError(f"{place}.file: there is no file {path}.")
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{place}.file: {path} is a device or pipe; expected a file.")
     if python is not None and not (path.is_dir() or suffix in _KERAS):
         raise UsageError(f"{place}.python is the interpreter of a Keras file; {path.name} needs none. Drop it.")
     if path.is_dir() or suffix in _KERAS:
