@@ -239,7 +239,7 @@ def test_weights_that_were_changed_are_not_exported(small: Run) -> None:
 
 def test_a_store_of_another_teacher_is_refused(tmp_path: Path) -> None:
     recipe = TINY.replace("seeds: 2", "seeds: 1").replace("epochs: 3", "epochs: 1")
-    recipe = recipe.replace("views: 2", f"views: 2, path: {tmp_path / 'mine'}") + "evaluation: {latency: false}\n"
+    recipe = recipe.replace("views: 2", f"views: 2, path: {tmp_path / 'mine'}")
     first = loads(recipe.replace("export: {", "export: {formats: [], "))
     run(first, out=tmp_path / "first")
     other = first.model_copy(update={"teacher": first.teacher.model_copy(update={"args": {"width": 9}})})
@@ -269,7 +269,6 @@ def test_a_hidden_layer_is_taught_through_an_adapter_that_is_not_exported(tmp_pa
 def test_stored_and_live_teachers_train_the_same_student(tmp_path: Path) -> None:
     recipe = TINY.replace("seeds: 2", "seeds: 1").replace("epochs: 3", "epochs: 2")
     recipe = recipe.replace("augment: {crop: 1}", "split: {test: 0.2}").replace("views: 2", "dtype: float32")
-    recipe += "evaluation: {latency: false}\n"
     recipe = recipe.replace("export: {", "export: {formats: [], ")
     stored = run(loads(recipe), out=tmp_path / "stored")
     live = run(loads(recipe.replace("teacher:\n", "teacher:\n  live: true\n")), out=tmp_path / "live")

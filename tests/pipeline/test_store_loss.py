@@ -17,6 +17,9 @@ from potstill.pipeline.store_loss import explained
 from potstill.recipe.yaml import loads
 from potstill.store import open_store
 
+# The model that teaches is a function of the inputs, and so are the targets made from it.
+pytestmark = pytest.mark.filterwarnings("ignore:column '0' alone gives the target away")
+
 X = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
 
 
@@ -80,9 +83,9 @@ def test_standard_units_keep_the_same_values(tmp_path: Path) -> None:
 def test_each_sample_is_asked_once_more_at_most_for_the_page(tmp_path: Path) -> None:
     model = Says(0, 1, 1)
     labelled(tmp_path, model, "regression", evaluation="{batch_size: 300}")
-    # 2 to check shapes, 2 in two manifests; the batch that is checked is not asked again: 210 recorded, 210 compared
-    # for the page, 30 of validation.
-    assert model.asked <= 210 + 210 + 30 + 8
+    # 2 to check shapes, 2 in two manifests; 210 looked at before anything is recorded, 210 recorded, 210 compared for
+    # the page; 30 of validation.
+    assert model.asked <= 3 * 210 + 30 + 8
 
 
 @pytest.mark.parametrize(("offset", "slope", "refused"), [(0, 3, False), (20_000, 3, True), (4_000, 0.3, True)])
