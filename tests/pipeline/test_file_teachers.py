@@ -22,7 +22,6 @@ from torch import nn
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import read_json, write_json
 from potstill.data import load, record_batches
-from potstill.evaluation import Size
 from potstill.pipeline import distill, label, plan, run
 from potstill.pipeline.build import IN_MEMORY, Given, build_job
 from potstill.pipeline.proof import _size as measured_size
