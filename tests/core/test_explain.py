@@ -157,7 +157,7 @@ def test_mistakes_stay_mistakes_and_clear_errors_stay_as_they_are():
 
 def test_a_damaged_json_file_is_named_and_still_a_value_error(tmp_path):
     (tmp_path / "run.json").write_text('{"a": ')
-    with pytest.raises(DataError, match=r"run\.json is damaged") as caught:
+    with pytest.raises(DataError, match=r"run\.json is no JSON: Expecting value") as caught:
         read_json(tmp_path / "run.json")
     assert isinstance(caught.value, ValueError)
 

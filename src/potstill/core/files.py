@@ -86,4 +86,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged: it is not JSON ({' '.join(str(error).split())}).") from error
+        raise DamagedFileError(f"{path} is no JSON: {' '.join(str(error).split())}.") from error
