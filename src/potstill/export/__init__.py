@@ -5,7 +5,7 @@ from __future__ import annotations
 from potstill.export.card import write_card
 from potstill.export.onnx import OnnxModel, export_onnx
 from potstill.export.parity import Parity, parity, recommended
-from potstill.export.quantize import quantize
+from potstill.export.quantize import grouped_convolutions, quantize
 from potstill.export.student import Student
 from potstill.export.weights import load_student, save_student
 
@@ -14,6 +14,7 @@ __all__ = [
     "Parity",
     "Student",
     "export_onnx",
+    "grouped_convolutions",
     "load_student",
     "parity",
     "quantize",

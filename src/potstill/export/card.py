@@ -175,9 +175,12 @@ def _use(student: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     if student.get("classes"):
         lines.append(f"Its {len(student['classes'])} classes are listed in `{CONFIG}`, in the order of the outputs.")
     if student.get("temperature"):
+        fitted = (
+            "a temperature fitted on the validation split" if student["temperature"] != 1 else "none lowers log loss"
+        )
         lines.append(
-            f"Its ONNX files answer `logits` and `probabilities`: softmax(logits / {student['temperature']:.4g}), a "
-            "temperature fitted on the validation split."
+            "Its ONNX files answer `logits` and calibrated `probabilities`: softmax(logits / temperature), with the "
+            f"temperature {student['temperature']:.4g} ({fitted})."
         )
     code = []
     if files:

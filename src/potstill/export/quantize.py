@@ -24,6 +24,15 @@ from potstill.export.onnx import EXACT, quiet, set_metadata
 Array = np.ndarray[Any, Any]
 
 
+def grouped_convolutions(path: Path) -> int:
+    """Return how many convolutions of a float32 file see some of the channels only: depthwise and grouped ones."""
+    nodes = require("onnx", feature="int8 export", extra="export").load(path).graph.node
+    return sum(
+        node.op_type == "Conv" and any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
+        for node in nodes
+    )
+
+
 def quantize(path: Path, out: Path, calibration: Iterable[Array]) -> Path:
     """Write a static int8 version of an exported float32 file (QDQ format, one scale a channel, one file).
 

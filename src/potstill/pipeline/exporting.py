@@ -19,7 +19,15 @@ from potstill.data import record_batches
 from potstill.data.columns import Column
 from potstill.data.samples import Samples
 from potstill.evaluation import latency, predict
-from potstill.export import OnnxModel, export_onnx, parity, quantize, recommended, save_student
+from potstill.export import (
+    OnnxModel,
+    export_onnx,
+    grouped_convolutions,
+    parity,
+    quantize,
+    recommended,
+    save_student,
+)
 from potstill.export.weights import CONFIG, UNSAVED, WEIGHTS
 from potstill.pipeline.build import Job
 from potstill.pipeline.keys import seeds
@@ -31,6 +39,14 @@ from potstill.recipe.hash import recipe_hash
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 PARITY = "parity.json"
 _BESIDE = ".export"
+_ADVICE = (
+    "Deploy the float32 file, or give more or more typical calibration samples (export.calibration_samples): the "
+    "ranges of int8 come from them"
+)
+_ADVICE_GROUPED = (
+    ". The student has {} depthwise or grouped convolutions, the layers that lose most: int8 has one range for all "
+    "channels of an output, and theirs differ. One whose layers see all channels (cnn, resnet) loses less"
+)
 _SAME = 1e-4
 """Largest difference of a probability that is rounding."""
 
@@ -69,7 +85,9 @@ def refusals(out: Path, *, optional: bool) -> list[str]:
     """Return, in words, which exported files were refused: those that the recipe named, or those that it did not."""
     entries = read_json(out / "export" / PARITY)["files"]
     return [
-        f"{entry['file']} was refused: {'; '.join(entry['reasons'])}."
+        " ".join(
+            [f"{entry['file']} was refused: {'; '.join(entry['reasons'])}.", *map(_sentence, entry.get("remarks", ()))]
+        )
         + (" The earlier file is still there." if entry.get("kept") else "")
         for entry in entries
         if not entry["ok"] and entry.get("optional", False) == optional
@@ -80,6 +98,10 @@ def _temperature(job: Job, out: Path, seed: int) -> float:
     """Return what the exported student's logits are divided by; 1 in a folder of an older version."""
     found = dict(zip(seeds(job), temperatures(out).get("distilled", ()), strict=False))
     return found.get(seed, 1.0)
+
+
+def _sentence(remark: str) -> str:
+    return f"{remark[:1].upper()}{remark[1:]}."
 
 
 def remarks(out: Path) -> list[str]:
@@ -152,15 +174,24 @@ def _write(
     write_onnx(job, model, exact, examples, temperature)
     entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
     if "onnx-int8" in wanted:
-        path = folder / FILES["onnx-int8"]
-        try:
-            quantize(exact, path, _calibration(job))
-        except PotstillError as error:
-            return [*entries, {**_unmeasured(job, path, "onnx-int8"), "ok": False, "reasons": [str(error)]}]
-        validation = job.data.validation
-        answers = _predicted(job, model, validation, "distilled on the validation split")
-        entries.append(_checked(job, path, "onnx-int8", [test, _Answers(validation, answers)]))
+        entries.append(_int8(job, model, exact, folder / FILES["onnx-int8"], test))
     return entries
+
+
+def _int8(job: Job, model: nn.Module, exact: Path, path: Path, test: _Answers) -> dict[str, Any]:
+    """Write and check an int8 file; where it is refused, say what can be done."""
+    try:
+        quantize(exact, path, _calibration(job))
+    except PotstillError as error:
+        return {**_unmeasured(job, path, "onnx-int8"), "ok": False, "reasons": [str(error)]}
+    validation = job.data.validation
+    answers = _predicted(job, model, validation, "distilled on the validation split")
+    splits = [test, _Answers(validation, answers)]
+    entry = _checked(job, path, "onnx-int8", splits)
+    if not entry["ok"]:
+        grouped = grouped_convolutions(exact)
+        entry["remarks"].append(_ADVICE + (_ADVICE_GROUPED.format(grouped) if grouped else ""))
+    return entry
 
 
 def _columns(job: Job) -> tuple[Column, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.report import numbers
 from potstill.report.files import RunFiles
+from potstill.report.headline import good_files
 
 STATUS = {"done": "done", "skipped": "reused", "failed": "failed", "running": "not finished"}
 LARGE_SHIFT = 0.1
@@ -27,6 +28,7 @@ class FileRow:
     score: str
     ok: bool
     reasons: tuple[str, ...]
+    recommended: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class StageRow:
 def file_rows(files: RunFiles) -> list[FileRow]:
     """Return one row per exported file."""
     name = numbers.main_metric(files.task)
+    best = next(iter(good_files(files)), None)
     return [
         FileRow(
             name=str(file.get("file", "")),
@@ -73,6 +76,7 @@ def file_rows(files: RunFiles) -> list[FileRow]:
             score=numbers.score(name, numbers.finite(file.get("accuracy_file"))),
             ok=bool(file.get("ok")),
             reasons=tuple(str(reason) for reason in (*(file.get("reasons") or ()), *(file.get("remarks") or ()))),
+            recommended=file is best,
         )
         for file in files.exported
     ]
