@@ -249,14 +249,15 @@ def test_wrong_recipes_and_options_exit_2_before_anything_is_loaded(tmp_path: Pa
 PLAN = {
     "folder": "runs/mine",
     "stages": [
-        {"name": "teacher", "what": "train the teacher", "reused": True, "seconds": None},
-        {"name": "store", "what": "record the teacher", "reused": False, "seconds": 3.21},
-        {"name": "seed 0", "what": "train the student", "reused": False, "seconds": 200.0},
+        {"name": "teacher", "what": "train the teacher", "reused": True, "seconds": None, "why": ""},
+        {"name": "store", "what": "record the teacher", "reused": False, "seconds": 3.21, "why": ""},
+        {"name": "seed 0", "what": "train the student", "reused": False, "seconds": 200.0, "why": ""},
     ],
     "models": {
         "teacher": {"parameters": 1_000_000, "flops": 2_500_000, "bytes": 4_000_000},
         "student": {"parameters": 25_000, "flops": 130_000, "bytes": 100_000},
     },
+    "teacher": {"value": 0.317, "sentence": "The teacher is right on 31.7 % of 180 validation samples."},
     "objective": ["0.9 x forward_kl (temperature 4)"],
     "store": {"bytes": 57_000, "views": 1, "path": "runs/mine/store"},
     "data": {
@@ -281,6 +282,7 @@ def test_plan_prints_what_will_happen(fake: Any, recipe: Path, invoke: Invoke) -
         "model    parameters  MFLOP     MB",
         "teacher   1,000,000   2.50   4.00",
         "student      25,000  0.130  0.100",
+        "The teacher is right on 31.7 % of 180 validation samples.",
         "objective: 0.9 x forward_kl (temperature 4)",
         "",
         "stage    what it does              time",
