@@ -100,13 +100,16 @@ def test_not_enough_data_and_only_advice_that_is_true() -> None:
     assert verdict.headline == "Not enough data to tell whether distillation helped."
     assert "may be chance" in verdict.sentences[0]
     assert "(95 % interval -2.0 to 4.0, 3 seeds)" in verdict.sentences[0]
-    assert "narrower" not in verdict.sentences[0]
+    assert "narrow" not in verdict.sentences[0]
     by_seeds = accuracy(0.01, -0.02, 0.04, with_seeds=0.4, with_examples=0.97).sentences[0]
-    assert by_seeds.endswith("It would be narrower with twice the seeds to about 40 % of its width.")
+    assert by_seeds.endswith(" Twice the seeds would narrow it to about 40 % of its width.")
     both = accuracy(0.01, -0.02, 0.04, with_seeds=0.8, with_examples=0.71).sentences[0]
-    assert both.endswith("with twice the test examples to about 71 % or twice the seeds to about 80 % of its width.")
+    assert both.endswith(
+        " Twice the test examples would narrow it to about 71 % of its width, "
+        "twice the seeds would narrow it to about 80 % of its width."
+    )
     few = accuracy(0.01, -0.02, 0.04, seeds=1, with_examples=0.71).sentences[0]
-    assert few.endswith("narrower with twice the test examples to about 71 % of its width.")
+    assert few.endswith(" Twice the test examples would narrow it to about 71 % of its width.")
 
 
 def test_an_interval_that_touches_zero_is_not_a_yes_and_one_that_does_not_never_looks_so() -> None:

@@ -294,8 +294,10 @@ def _advice(gain: Difference) -> str:
     good = [(share, name) for name, share in ways if share is not None and share <= NARROWER]
     if not good:
         return ""
-    told = " or ".join(f"twice the {name} to about {100 * share:.0f} %" for share, name in sorted(good))
-    return f" It would be narrower with {told} of its width."
+    first, *rest = [
+        f"the {name} would narrow it to about {100 * share:.0f} % of its width" for share, name in sorted(good)
+    ]
+    return f" Twice {first}{''.join(f', twice {one}' for one in rest)}."
 
 
 def weak_teacher(
