@@ -10,6 +10,8 @@ import pytest
 from potstill.core.errors import DataError, UsageError
 from potstill.data import Column, load
 from potstill.data.columns import as_they_were, number_column
+from potstill.teachers.files.columns import on_table
+from potstill.teachers.foreign import Opened
 
 START = 1_700_000_000
 
@@ -43,6 +45,17 @@ def test_epoch_seconds_keep_their_differences(tmp_path):
     text = next(finding.message for finding in data.findings if finding.code == "moved-column")
     assert "'logged_at'" in text and f"minus {logged.offset:.0f}" in text  # noqa: PT018
     assert Column.from_json(logged.to_json()) == logged
+
+
+def test_models_of_other_frameworks_are_asked_about_the_table_itself():
+    columns = (Column("city", ("Rom", "Ulm"), 2, "text"), Column("at", None, 1, "whole number", START, 1.0))
+    opened = on_table(Opened("rows", "digest", None, ask=lambda rows: rows), columns)
+    rows = np.array([[0, 1, 7], [1, 0, -3]], dtype=np.float32)
+    np.testing.assert_array_equal(opened.ask(rows), [[0, 1, START + 7], [1, 0, START - 3]])
+    asked = Opened("rows", "digest", None, ask=lambda rows: rows)
+    assert on_table(asked, columns[:1]) is asked
+    with pytest.raises(DataError, match=r"samples have shape \(2,\), expected the 3 numbers"):
+        opened.ask(rows[:, :2])
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint64", "float64"])

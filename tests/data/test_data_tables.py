@@ -102,7 +102,8 @@ def test_missing_values_name_their_column(tmp_path, suffix):
     assert "column 'city' is missing or not finite (rows: 1, first: row 11)" in str(e.value)
     assert "the label is missing or not finite (rows: 1, first: row 12)" in str(e.value)
     data = load(path, on_bad="skip")
-    assert [(f.code, f.count) for f in data.findings] == [("skipped-samples", 4)]
+    skipped = [(f.code, f.count) for f in data.findings if f.code != "id-like-column"]
+    assert skipped == [("skipped-samples", 4)]
     for split in data.splits.values():
         assert {5, 9, 11, 12}.isdisjoint(split.ids)
         expected = np.array([encoded(rows()[id_]) for id_ in split.ids], dtype=np.float32)

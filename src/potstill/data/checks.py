@@ -120,7 +120,8 @@ def _check_classes(data: Data) -> list[Finding]:
     for name in ("validation", "test"):
         gone = np.flatnonzero((counts["train"] > 0) & (counts[name] == 0))
         if len(gone):
-            text = f"{len(gone)} classes of train have no sample in {name}: {_names(data, gone)}."
+            what = "1 class of train has" if len(gone) == 1 else f"{len(gone)} classes of train have"
+            text = f"{what} no sample in {name}: {_names(data, gone)}."
             findings.append(Finding("warning", f"class-not-in-{name}", text, len(gone)))
     return findings
 

@@ -110,7 +110,10 @@ def merged_places(values: Array) -> list[tuple[int, int]]:
     if values.dtype.kind not in "iuf" or values.itemsize < 4 or not len(values):
         return []
     rows = values.reshape(len(values), -1)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore"):
+        rows = rows[np.isfinite(rows.astype(np.float32)).all(axis=1)]  # the others are not used
+        if not len(rows):
+            return []
         largest = np.maximum(np.abs(rows.max(0).astype(np.float64)), np.abs(rows.min(0).astype(np.float64)))
         # Smaller whole numbers are exact, and of fractions this is where rounding begins to matter.
         suspects = np.flatnonzero((largest >= 2**24) | (largest > 1000 * rows.std(0, dtype=np.float64)))

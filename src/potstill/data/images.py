@@ -286,7 +286,7 @@ def _remarks(
         findings.append(Finding("info", "transparent-images", text, len(clear)))
     several = [row for row, head in heads.items() if head.frames > 1]
     if several:
-        text = f"{source}: {len(several)} files hold several pictures ({named(several)}); only the first is used."
+        text = f"{source}: {len(several)} of the files hold several pictures ({named(several)}): the first is used."
         findings.append(Finding("warning", "first-frames", text, len(several)))
     if 0 < brightest <= _DARK and any(mode.startswith("I") for mode in modes):
         text = (
@@ -352,12 +352,31 @@ def read_dataset(dataset: Any, form: Form, source: str) -> Raw:
         bad = {**unusable, **bad}
     else:
         content = Stored(Decoded(DatasetItems(dataset, form), shape), digests, shape)
+    findings = pixel_range(content, source) if keep else ()
     names = _texts(getattr(dataset, "classes", None))
     if names is not None and all(label is None or label in range(len(names)) for label in labels):
         labels = [None if label is None else names[label] for label in labels]
     else:
         names = None
-    return Raw(np.arange(count, dtype=np.int64), _label_array(labels), content, label_names=names, bad=bad)
+    return Raw(
+        np.arange(count, dtype=np.int64), _label_array(labels), content, label_names=names, bad=bad, findings=findings
+    )
+
+
+def pixel_range(content: Stored, source: str) -> tuple[Finding, ...]:
+    """Say that floats that are images go beyond 0 to 1; for images in memory."""
+    if len(content.shape) != 3 or not isinstance(content.fetch, Rows) or not content.fetch.inputs.is_floating_point():
+        return ()
+    pixels = content.fetch.inputs.numpy()
+    finite = pixels[np.isfinite(pixels)]
+    low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
+    if low >= 0 and high <= 1:
+        return ()
+    text = (
+        f"{source}: images are floats from {low:g} to {high:g}; expected 0 to 1, or uint8 from 0 to 255. "
+        "Changes of colour, erasing and the normalisation of published models assume that range."
+    )
+    return (Finding("warning", "pixel-range", text, len(pixels)),)
 
 
 def _suffixes() -> str:

@@ -101,6 +101,7 @@ def load(
             f"data.split: validation {validation_fraction:g} and test {test_fraction:g} must be 0 or more and leave "
             "something for train."
         )
+    classes = None if classes is None else [str(name) for name in classes]
     check_encoding(encoding)
     check_background(background or "white")
     options = Options(

@@ -172,14 +172,7 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
         hidden = np.ma.getmaskarray(array).any(axis=tuple(range(1, array.ndim)))
         bad |= dict.fromkeys(np.flatnonzero(hidden).tolist(), "inputs are masked (missing)")
     findings = () if array.ndim > 2 else tuple(tables.merged_numbers(np.ma.getdata(array), f"the inputs of {role}"))
-    if len(content.shape) == 3 and array.dtype != np.uint8 and array.size and len(bad) < len(array):
-        low, high = float(np.nanmin(array)), float(np.nanmax(array))
-        if low < 0 or high > 1:
-            text = (
-                f"{role}: images are floats from {low:g} to {high:g}; expected 0 to 1, or uint8 from 0 to 255. "
-                "Changes of colour, erasing and the normalisation of published models assume that range."
-            )
-            findings = (Finding("warning", "pixel-range", text, len(array)),)
+    findings += images.pixel_range(content, role)
     numbers = np.arange(len(array), dtype=np.int64)
     if ids is not None:
         numbers = ids_of(as_array(ids, f"the ids of {role}"), f"data.{role}")

@@ -211,7 +211,7 @@ def encode(table: Table, columns: Sequence[Column], role: str) -> tuple[Stored, 
         if unseen:
             shown = ", ".join(f"'{text}'" for text in unseen[:5])
             text = (
-                f"{role}: {int(new.sum())} rows have a value in column '{column.name}' that train does not "
+                f"{role}: {_rows_have(int(new.sum()))} a value in column '{column.name}' that train does not "
                 f"have ({shown}); its columns are all zero there."
             )
             findings.append(Finding("warning", "unseen-category", text, int(new.sum())))
@@ -241,6 +241,10 @@ def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
         )
         findings.append(Finding("warning", "merged-numbers", text, lost))
     return findings
+
+
+def _rows_have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count:,} rows have"
 
 
 def merged_numbers(values: Array, what: str) -> list[Finding]:

@@ -19,6 +19,7 @@ from potstill.core.errors import DataError, UsageError, did_you_mean
 from potstill.core.fingerprint import of_json
 from potstill.core.optional import require
 from potstill.core.random import key
+from potstill.data.files import not_a_file
 from potstill.data.samples import Finding, Ints, id_of_text
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -178,6 +179,9 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"data.train: {path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
+    strange = not_a_file(path)
+    if strange and strange != "missing":
+        raise DataError(f"data.train: {path} is {strange}, expected a file.")
     try:
         if suffix == ".parquet":
             return _parquet(path)
