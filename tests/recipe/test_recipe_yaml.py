@@ -387,7 +387,8 @@ def test_the_resolved_copy_is_complete_grouped_and_equal() -> None:
     text = dump(recipe)
     assert loads(text) == recipe
     assert dump(loads(text)) == text
-    assert text.startswith("task: classification\nmetric: null\nseed: 0\nseeds: 1\ndevice: auto\n\ndata:\n  train: digits\n")
+    first = "task: classification\nmetric: null\nseed: 0\nseeds: 1\ndevice: auto\n\ndata:\n  train: digits\n"
+    assert text.startswith(first)
     assert "\nobjective: auto\n\ntraining:\n  epochs: 30\n" in text
     assert "\n\n\n" not in text
     assert "!!" not in text
