@@ -100,8 +100,9 @@ def test_code_without_a_file_counts_by_what_it_does_and_reads() -> None:
     assert typed_code(test_code_without_a_file_counts_by_what_it_does_and_reads) == typed_code(print) == []
 
 
-def test_an_edited_helper_is_read_again_in_the_same_process(folder: Path) -> None:
-    text, writes_none = (folder / "named.py").read_text(), sys.dont_write_bytecode
+def test_an_edited_helper_is_read_again_in_the_same_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    text = (folder / "named.py").read_text()
     before = digests(files_of(["nets.py:small"], base=folder), base=folder)
     (folder / "blocks.py").write_text("import named\nBlock = named.run\n".replace("named.run", "lambda: named.run(1)"))
     assert find_function("nets.py:small", base=folder)() == 1
@@ -112,4 +113,4 @@ def test_an_edited_helper_is_read_again_in_the_same_process(folder: Path) -> Non
     after = digests(files_of(["nets.py:small"], base=folder), base=folder)
     assert {name for name in after if after[name] != before[name]} == {"blocks.py", "named.py"}
     assert not list(folder.rglob("__pycache__"))
-    assert sys.dont_write_bytecode == writes_none
+    assert not sys.dont_write_bytecode
