@@ -82,7 +82,7 @@ def gives_away(values: Array, targets: Array) -> str:
 
     """
     if values.dtype != object:
-        values = values.astype(np.float64)
+        values = _to_unit(values.astype(np.float64))
     known, judged = slice(0, None, 2), slice(1, None, 2)
     places, codes = _nearest(values[known], values[judged])
     seen = places >= 0
@@ -90,7 +90,7 @@ def gives_away(values: Array, targets: Array) -> str:
         return ""  # most texts are new: no rule
     if targets.dtype.kind != "f":
         return _class_given_away(values, targets, places, codes)
-    for column in targets.reshape(len(targets), -1).astype(np.float64).T:
+    for column in _to_unit(targets.reshape(len(targets), -1).astype(np.float64)).T:
         held, taught = column[judged][seen], column[known]
         said = (np.bincount(codes, taught) / np.bincount(codes))[places[seen]]
         spread = np.square(held - taught.mean()).sum()
@@ -140,6 +140,11 @@ def _nearest(known: Array, judged: Array) -> tuple[Ints, Ints]:
     after = after.clip(0, len(different) - 1)
     nearer = np.where(judged - different[before] <= different[after] - judged, before, after)
     return nearer, codes.reshape(-1)
+
+
+def _to_unit(values: Array) -> Array:
+    """Return numbers divided by the largest, so that their squares exist."""
+    return np.asarray(values / max(np.abs(values).max(initial=0), np.finfo(np.float64).tiny))
 
 
 def _ranks(values: Array) -> Array:
