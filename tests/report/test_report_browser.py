@@ -157,3 +157,6 @@ def test_a_phone_shows_the_student_and_what_distillation_changed_without_scrolli
     for number in (1, 2):
         box = heads.nth(number).bounding_box()
         assert box["x"] + box["width"] <= 391
+    cells = [cell.bounding_box() for cell in tab.locator("table.stack tbody td").all()]
+    assert len(cells) >= 3
+    assert all(box["x"] + box["width"] <= 391 and box["height"] < 100 for box in cells)
