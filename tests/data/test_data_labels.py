@@ -209,3 +209,15 @@ def test_targets_that_are_one_number_or_whose_squares_overflow_are_refused():
         load((x, 1e300 * (1 + x)), task="regression")
     with pytest.raises(DataError, match=r"leave data\.standardise_targets on"):
         load((x, 1e20 * (1 + x)), task="regression", standardise_targets=False)
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(["02", "01", "00"], [0, 1, 2]), (["True", "False"], [0, 1])])
+def test_classes_that_are_numbers_themselves_are_no_positions(classes: list[str], labels: list[int]) -> None:
+    inputs = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    targets = np.resize(labels, 30)
+    with pytest.raises(DataError, match=r"labels that data.classes does not list: 0, 1.* Given: " + classes[0]):
+        load((inputs, targets), classes=classes)
+    data = load((inputs, targets), classes=[float(label) for label in labels[::-1]])
+    assert data.classes == tuple(str(label) for label in labels[::-1])
+    first = {int(id_): int(target) for id_, target in zip(data.train.ids, data.train.targets, strict=True)}
+    assert all(target == len(labels) - 1 - id_ % len(labels) for id_, target in first.items())

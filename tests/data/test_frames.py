@@ -109,3 +109,22 @@ def test_student_and_files_take_named_columns(columns: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(OnnxModel(exact)(FRAME), expected, atol=1e-5)
     with pytest.raises(UsageError, match="takes tensors, not DataFrame"):
         Student(model, preprocess)(FRAME)
+
+
+def test_splits_of_frames_are_matched_by_the_names_of_their_columns() -> None:
+    numbers, labels = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32), np.arange(30) % 2
+    frame = pd.DataFrame(numbers, columns=["a", "b", "c"]).assign(city=["Bern", "Basel", "Bern"] * 10)
+    parts = {"train": (frame[:15], labels[:15]), "test": (frame[["city", "c", "b", "a"]][15:], labels[15:])}
+    data = load(parts)
+    assert [column.name for column in data.columns] == ["a", "b", "c", "city"]
+    np.testing.assert_array_equal(data.test.fetch(np.arange(15)).numpy()[:, :3], numbers[15:])
+    with pytest.raises(DataError, match="the inputs of train cannot be read: Duplicate column names"):
+        load((pd.DataFrame(numbers, columns=["a", "a", "b"]), labels))
+    with pytest.raises(DataError, match="same row labels in another order"):
+        load((frame, pd.Series(labels[::-1], index=frame.index[::-1])))
+    assert len(load((frame.set_index(np.arange(5, 35)), pd.Series(labels))).classes) == 2
+
+
+def test_inputs_without_a_column_are_refused() -> None:
+    with pytest.raises(DataError, match=r"train: inputs have shape \(6, 0\)"):
+        load((np.zeros((6, 0), np.float32), np.arange(6) % 2))

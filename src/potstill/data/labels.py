@@ -52,7 +52,7 @@ def number(
     Args:
         labels: role to (n,) texts; ``"train"`` is among them.
         classes: the names given by the user, in the teacher's order. Whole-number labels that are not among the
-            names are taken as positions in this list.
+            names are taken as positions in this list, unless the names are numbers or truth values themselves.
         label_names: the names given by the source, in its order.
 
     Returns:
@@ -65,7 +65,7 @@ def number(
     found = {role: named(array) for role, array in labels.items()}
     if classes is not None and len(set(classes)) != len(classes):
         raise DataError(f"data.classes lists a name twice: {_listed(classes)}.")
-    if classes is not None and not _all_known(found, classes) and _are_positions(found, len(classes)):
+    if classes is not None and _name_by_position(found, classes):
         by_position = {
             role: np.array([int(name) for name in names], dtype=np.int64)[codes]
             for role, (names, codes, _) in found.items()
@@ -136,7 +136,7 @@ def with_gaps(labels: Array) -> Array:
         values = np.ma.getdata(labels).astype(np.float64) if labels.dtype.kind in "biuf" else np.ma.getdata(labels)
         values[np.ma.getmaskarray(labels)] = np.nan if values.dtype.kind == "f" else None
         return values
-    if labels.dtype == object and all(value is None or isinstance(value, _NUMBERS) for value in labels):
+    if labels.dtype == object and all(value is None or isinstance(value, _NUMBERS) for value in labels.ravel()):
         return np.array([np.nan if value is None else float(value) for value in labels])
     return labels
 
@@ -170,11 +170,13 @@ def merged_values(values: Array) -> tuple[Finding, ...]:
     return (Finding("warning", "merged-targets", text, lost),)
 
 
-def _all_known(found: Mapping[str, tuple[list[str], Ints, bool]], classes: Sequence[str]) -> bool:
-    return all(set(names) <= set(classes) for names, _, _ in found.values())
-
-
-def _are_positions(found: Mapping[str, tuple[list[str], Ints, bool]], count: int) -> bool:
+def _name_by_position(found: Mapping[str, tuple[list[str], Ints, bool]], classes: Sequence[str]) -> bool:
+    """Whether labels are places in the list of classes: whole numbers, of classes whose names say no number."""
+    if all(set(names) <= set(classes) for names, _, _ in found.values()):
+        return False
+    if all(NUMBER.fullmatch(name) or name.casefold() in ("true", "false") for name in classes):
+        return False
+    count = len(classes)
     return all(numbers and all(0 <= int(name) < count for name in names) for names, _, numbers in found.values())
 
 

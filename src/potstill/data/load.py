@@ -15,6 +15,7 @@ from potstill.core.scale import TargetScale, scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
 from potstill.data.files import check_encoding
+from potstill.data.label_texts import texts_of
 from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
 from potstill.data.remarks import on_columns
@@ -101,7 +102,7 @@ def load(
             f"data.split: validation {validation_fraction:g} and test {test_fraction:g} must be 0 or more and leave "
             "something for train."
         )
-    classes = None if classes is None else [str(name) for name in classes]
+    classes = None if classes is None else [str(name) for name in texts_of(np.array(list(classes), object), "classes")]
     check_encoding(encoding)
     check_background(background or "white")
     options = Options(

@@ -162,7 +162,15 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
     _refuse_pictures(
         options, "of a folder or dataset; arrays stay as they are. Remove it, or set preprocess.size of the models."
     )
-    array, labels = as_array(inputs, f"the inputs of {role}"), _labels(targets, f"the targets of {role}")
+    labels = _labels(targets, f"the targets of {role}")
+    _refuse_other_order(inputs, targets, role)
+    if _is_frame(inputs):
+        raw = _frame(inputs, labels, role)
+        numbers = raw.ids if ids is None else ids_of(as_array(ids, f"the ids of {role}"), f"data.{role}")
+        return replace(raw, ids=numbers, own_ids=ids is not None)
+    array = as_array(inputs, f"the inputs of {role}")
+    if array.ndim > 1 and 0 in array.shape[1:]:
+        raise DataError(f"{role}: inputs have shape {array.shape}: there is nothing in them to learn from.")
     if array.ndim < 1 or labels.ndim < 1 or len(array) != len(labels):
         raise DataError(
             f"{role}: inputs have shape {array.shape} and targets {labels.shape}; expected (n, ...) and (n,)."
@@ -177,6 +185,40 @@ def _arrays(inputs: Any, targets: Any, ids: Any, role: str, options: Options) ->
     if ids is not None:
         numbers = ids_of(as_array(ids, f"the ids of {role}"), f"data.{role}")
     return Raw(numbers, labels, content, own_ids=ids is not None, bad=bad, findings=findings)
+
+
+def _is_frame(value: Any) -> bool:
+    return len(getattr(value, "shape", ())) == 2 and not callable(getattr(value, "columns", len))
+
+
+def _frame(inputs: Any, labels: Array, role: str) -> Raw:
+    """Return a DataFrame of pandas or polars as a table: its columns have names, and keep them."""
+    arrow = require("pyarrow", feature="reading DataFrames", extra="tables")
+    try:
+        table = (
+            inputs.to_arrow() if hasattr(inputs, "to_arrow") else arrow.Table.from_pandas(inputs, preserve_index=False)
+        )
+    except (ValueError, TypeError, arrow.ArrowException) as error:
+        raise DataError(f"the inputs of {role} cannot be read: {error}") from error
+    columns = tables.from_arrow(table, f"the inputs of {role}")
+    target = "the targets"
+    while target in columns:
+        target += "'"
+    return tables.from_columns(
+        {**columns, target: labels}, f"the inputs of {role}", inputs=None, target=target, id_column=None
+    )
+
+
+def _refuse_other_order(inputs: Any, targets: Any, role: str) -> None:
+    """Refuse inputs and targets with the same labels of rows in another order: which belongs to which is a guess."""
+    ours, theirs = getattr(inputs, "index", None), getattr(targets, "index", None)
+    if callable(ours) or callable(theirs) or ours is None or theirs is None or len(ours) != len(theirs):
+        return
+    if not ours.equals(theirs) and ours.sort_values().equals(theirs.sort_values()):
+        raise DataError(
+            f"{role}: inputs and targets have the same row labels in another order, and rows are taken by their place. "
+            "Align them first: targets = targets.loc[inputs.index]."
+        )
 
 
 def _digits() -> Raw:
