@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from potstill.core.functions import find_function
 from potstill.core.source import code_digest, digests, files_of, typed_code
@@ -97,7 +99,29 @@ def test_code_without_a_file_counts_by_what_it_does_and_reads() -> None:
     edited += [code(text, ALPHA=0.6), code(text + "\ndef inner(x): return 4 * x", ALPHA=0.5)]
     assert all(one and one != first for one in edited)
     assert typed_code(partial(Path.exists)) == [[], []]
-    assert typed_code(test_code_without_a_file_counts_by_what_it_does_and_reads) == typed_code(print) == []
+    assert typed_code(print) == []
+
+
+SCALE = 1.0
+
+
+def test_code_with_a_file_counts_by_what_it_reads_from_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss_of(weight: Any, default: float = 1.0) -> Any:
+        def loss(logits: Any, *, factor: float = default) -> Any:
+            return weight * logits * factor
+
+        return loss
+
+    def scaled(logits: Any) -> Any:
+        return SCALE * logits
+
+    assert typed_code(loss_of(1.0)) == typed_code(loss_of(1.0)) != typed_code(loss_of(0.05))
+    assert typed_code(loss_of(1.0)) != typed_code(loss_of(1.0, default=2.0))
+    tensors = [typed_code(loss_of(torch.tensor([1.0, last]))) for last in (2.0, 2.0, 3.0)]
+    assert tensors[0] == tensors[1] != tensors[2]
+    before = typed_code(scaled)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 2.0)
+    assert before != typed_code(scaled)
 
 
 def test_an_edited_helper_is_read_again_in_the_same_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -394,7 +394,7 @@ def test_a_disk_that_becomes_full_keeps_finished_blocks(work: Any, monkeypatch: 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "mkdir", fail_with(errno.EACCES))
-    with pytest.raises(PotstillError, match="Choose another folder"):
+    with pytest.raises(PotstillError, match="choose another folder"):
         work.record()
 
 

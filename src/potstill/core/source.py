@@ -14,6 +14,12 @@ from pathlib import Path
 from types import CellType, CodeType
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from potstill.core import fingerprint
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -82,10 +88,11 @@ def code_digest(content: bytes) -> str:
 
 
 def typed_code(thing: Any) -> list[Any]:
-    """Return what a function does that has no file (typed into a notebook, or made by ``exec``), as plain data.
+    """Return what a function does beyond what its file says, as plain data.
 
-    That is its compiled code, with defaults, closures, and the numbers, texts and functions that it reads from around
-    it. Empty for what has a file, and for what is no Python function.
+    That is its defaults, its closure, and the numbers, texts, arrays and functions that it reads from around it; and
+    its compiled code where it has no file (typed into a notebook, or made by ``exec``). Empty for code that is
+    installed, for what reads nothing from around it, and for what is no Python function.
     """
     return _typed(thing, set())
 
@@ -97,14 +104,17 @@ def _typed(thing: Any, seen: set[int]) -> list[Any]:
     if not inspect.isfunction(thing):
         own = [] if isinstance(thing, type) or not callable(thing) else sorted(vars(type(thing)).items())
         return [found for _, member in own if inspect.isfunction(member) and (found := _typed(member, seen))]
-    if id(thing) in seen or Path(thing.__code__.co_filename).is_file():
+    file = Path(thing.__code__.co_filename)
+    if id(thing) in seen or (file.is_file() and not is_own(file)):
         return []
     seen.add(id(thing))
     cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-    around = [thing.__globals__.get(name) for name in _names(thing.__code__)]
+    around = [thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__]
     options = sorted((thing.__kwdefaults__ or {}).items())
-    values = [*(thing.__defaults__ or ()), *options, *cells, *around]
-    return [_compiled(thing.__code__), [_plain(value, seen) for value in values]]
+    values = [_plain(value, seen) for value in (*(thing.__defaults__ or ()), *options, *cells, *around)]
+    if not file.is_file():
+        return [_compiled(thing.__code__), values]
+    return values if any(values) else []
 
 
 def _names(code: CodeType) -> list[str]:
@@ -122,6 +132,16 @@ def _plain(value: Any, seen: set[int]) -> Any:
         return repr(value)
     if isinstance(value, tuple | list):
         return [_plain(item, seen) for item in value]
+    if isinstance(value, dict):
+        return [_plain(item, seen) for item in sorted(value.items(), key=repr)]
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return fingerprint.of_array(value)
+    if isinstance(value, torch.Tensor):
+        return fingerprint.of_state({"": value})
+    if isinstance(value, nn.Module):
+        return [type(value).__qualname__, fingerprint.of_weights(value)]
+    if inspect.ismodule(value) or isinstance(value, type):
+        return ""
     return _typed(value, seen) if inspect.isfunction(value) else type(value).__qualname__
 
 

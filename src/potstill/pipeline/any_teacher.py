@@ -35,6 +35,8 @@ SAME = 1e-3
 """Share of the answers' spread by which two answers to the same batch may differ: rounding, but no randomness."""
 ALIKE = 0.1
 """Share by which they may differ in another batch, where low precision rounds otherwise."""
+EXACT = 1e-2
+"""The same of torch models in full precision."""
 _LISTED = 5
 
 
@@ -189,7 +191,8 @@ def check_logits(
         raw, again, mixed = _asked_again(model, preprocess(inputs))
     except (PotstillError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return
-    check_repeated(raw, again, mixed, place=place, what=what)
+    exact = all(value.dtype.itemsize >= 4 for value in model.parameters() if value.is_floating_point())
+    check_repeated(raw, again, mixed, place=place, what=what, alike=EXACT if exact else ALIKE)
     if data.task == "regression" or section.train is not None:
         return
     if _may_be_none(raw, section.answers):
@@ -218,7 +221,7 @@ def _more(ask: Callable[[Tensor], Array], preprocess: Preprocessor, data: Data) 
 
 def _asked_again(model: nn.Module, inputs: Tensor) -> tuple[Array, Array, Array]:
     """Return a torch model's answers in evaluation mode: once, to the same batch again, and to a batch of some."""
-    once, again, mixed = _ask(model, [inputs, inputs, inputs[:AGAIN]])
+    once, again, mixed = _ask(model, [inputs, inputs, inputs[-AGAIN:]])
     return once, again, mixed
 
 
@@ -236,15 +239,16 @@ def _ask(model: nn.Module, batches: Sequence[Tensor]) -> list[Array]:
     return [answer.float().cpu().numpy() for answer in answers]
 
 
-def check_repeated(raw: Array, again: Array, mixed: Array, *, place: str, what: str) -> None:
+def check_repeated(raw: Array, again: Array, mixed: Array, *, place: str, what: str, alike: float = ALIKE) -> None:
     """Refuse a teacher that does not say the same of the same samples.
 
     Args:
         raw: (n, ...) its answers.
         again: (n, ...) to the same batch once more.
-        mixed: (m, ...) to the first m samples, in a batch of their own.
+        mixed: (m, ...) to the last m samples, in a batch of their own: of another size and with another first one.
         place: the teacher's place in the recipe.
         what: what it is called in messages.
+        alike: share of the answers' spread by which they may differ in another batch.
 
     Raises:
         TeacherError: it answers at random, or one sample's answer depends on the others.
@@ -256,7 +260,7 @@ def check_repeated(raw: Array, again: Array, mixed: Array, *, place: str, what: 
             "Something in it stays random in evaluation mode (F.dropout without training=self.training, noise in "
             "forward, or it was saved in training mode). Make it deterministic: a teacher is recorded once."
         )
-    if _differ(raw[: len(mixed)], mixed, ALIKE):
+    if _differ(raw[-len(mixed) :], mixed, alike):
         raise TeacherError(
             f"{place}: {what} answers the same samples differently when they are asked in another batch. It "
             "was probably saved in training mode (dropout or batch norm still work on the batch): save it in "
@@ -377,7 +381,7 @@ def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array
     try:
         raw = raw_answers(opened, inputs, ids)
         again = raw_answers(opened, inputs, ids) if opened.size_bytes is not None else raw  # an endpoint may cost
-        mixed = raw_answers(opened, inputs[:AGAIN], ids[:AGAIN])
+        mixed = raw_answers(opened, inputs[-AGAIN:], ids[-AGAIN:])
     except PotstillError as error:
         raise type(error)(f"{place}: {error}") from error
     except Exception as error:

@@ -103,14 +103,14 @@ def only_writer(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
     """
     lock = FileLock(folder / _LOCK)
-    try:
-        with errors(folder):
+    with errors(folder):
+        try:
             lock.acquire(timeout=patience)
-    except Timeout:
-        raise PotstillError(
-            f"Another process is recording into {folder}: {_holder(folder)}. Wait until it is done, record another "
-            "part, or choose another store.path."
-        ) from None
+        except Timeout:
+            raise PotstillError(
+                f"Another process is recording into {folder}: {_holder(folder)}. Wait until it is done, record another "
+                "part, or choose another store.path."
+            ) from None
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(
