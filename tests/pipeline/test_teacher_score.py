@@ -51,6 +51,10 @@ class Teacher(nn.Module):
             return logits + 0.05 * torch.randn_like(logits)
         if self.noise == "batch":
             return logits - logits.mean(0)
+        if self.noise == "first":
+            return logits + inputs[:1, :1]
+        if self.noise == "size":
+            return logits + 0.1 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(len(logits)))
         if self.noise == "rounding":
             return logits * (1 + 1e-6 * torch.rand_like(logits))
         return logits
@@ -140,9 +144,13 @@ def test_a_torch_teacher_that_answers_at_random_is_refused(noise: str) -> None:
         planned(Teacher(noise=noise))
 
 
-def test_one_whose_answers_depend_on_the_batch_is_refused_and_one_that_rounds_is_not() -> None:
+@pytest.mark.parametrize("noise", ["batch", "first", "size"])
+def test_a_torch_teacher_whose_answers_depend_on_the_batch_is_refused(noise: str) -> None:
     with pytest.raises(TeacherError, match=r"Teacher answers the same samples differently"):
-        planned(Teacher(noise="batch"))
+        planned(Teacher(noise=noise))
+
+
+def test_a_torch_teacher_that_rounds_is_taken() -> None:
     assert planned(Teacher(noise="rounding")).teacher["value"] == 1.0
 
 
