@@ -295,6 +295,12 @@ def test_a_change_is_refused_and_spelled_out(work: Any, finished: bool) -> None:
         caught.value
     )
     assert str(work.folder) in str(caught.value)
+    assert "recorded for something else" in str(caught.value)
+    with pytest.raises(TeacherError) as caught:
+        record(work.teacher, work.batches, work.folder, replace(other, data=work.manifest.data), work.ids)
+    assert "The teacher's weights differ" in str(caught.value)
+    assert str(caught.value).index("A damaged weights file is one cause: check it") < str(caught.value).index("another")
+    assert "anew" not in str(caught.value)
     assert work.contents() == before
     if finished:
         with pytest.raises(TeacherError, match="teacher weights: recorded 3fa13fa1…, now 77bc77bc…"):

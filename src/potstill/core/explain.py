@@ -66,7 +66,7 @@ def _explained(cause: BaseException, path: Path | None) -> PotstillError | None:
         return DataError(f"{_named(path)} holds a whole number with thousands of digits. Shorten it.")
     if isinstance(cause, EOFError) or _home(cause) in _LIBRARIES:
         return DataError(f"{_named(path)} is damaged or cut short: {_short(cause)}. Copy or make it again.")
-    if isinstance(cause, OSError):
+    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):  # who waited says for what
         place = "The system reports" if path is None else f"{path} cannot be read or written"
         return PotstillError(f"{place}: {_short(cause)}.")
     return None

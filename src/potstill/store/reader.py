@@ -366,9 +366,15 @@ def refuse_changes(folder: Path, recorded: Manifest, wanted: Manifest, *, exact:
         listing = "".join(f"\n  {change}" for change in changes)
         before = wanted.scale is not None and recorded.scale is None
         units = "Its values are as the teacher said them: data.standardise_targets: false trains from these. "
+        if all(change.startswith("teacher weights:") for change in changes):
+            raise TeacherError(
+                f"The teacher's weights differ from those that the store {folder} was recorded with:{listing}\nA "
+                "damaged weights file is one cause: check it, and put the original back where it is. If this teacher "
+                "is meant to be another one, choose another store.path."
+            )
         raise TeacherError(
             f"The store {folder} was recorded for something else:{listing}\n{units if before else ''}"
-            "Choose another store.path, undo the change, or delete that folder to record anew."
+            "Undo the change, choose another store.path, or delete that folder to record anew."
         )
 
 
