@@ -78,6 +78,9 @@ def test_evaluation_measures_log_loss_and_calibration_error_of_the_divided_logit
     other = found.models["distilled"].metrics
     assert (other["nll_calibrated"], other["ece_calibrated"]) == (pytest.approx(other["nll"]), other["ece"])
     assert "nll_calibrated" in found.differences["distilled-alone"]
+    places = list(scores)  # what is compared stands side by side
+    assert places[places.index("nll") + 1] == "nll_calibrated"
+    assert places[places.index("ece") + 1] == "ece_calibrated"
     assert "nll_calibrated" not in evaluate(**given).models["alone"].metrics
 
 

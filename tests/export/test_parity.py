@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from potstill.core.errors import UsageError
-from potstill.export import OnnxModel, parity, recommended
+from potstill.export import Loss, OnnxModel, parity, recommended
+from potstill.recipe.schema import Export
 
 
 def test_numbers_by_hand() -> None:
     model = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     file = np.array([[1.5, 0.0], [0.0, 2.0], [2.0, 2.5], [0.0, 2.0]])
-    found = parity(model, file, np.array([0, 1, 0, 0]), "classification", exact=True, max_difference=3.0)
+    found = parity(model, file, np.array([0, 1, 0, 0]), "classification", exact=True, limits=Export(max_difference=3.0))
     assert found.max_abs_difference == 2.5
     assert found.relative_difference == 2.5  # the model's outputs have standard deviation 1
     assert found.agreement == 0.75
@@ -28,7 +30,9 @@ def test_numbers_by_hand() -> None:
 def test_regression_by_hand() -> None:
     model = np.array([[1.0, 100.0], [3.0, 300.0]])
     file = np.array([[1.0, 100.0], [3.0, 200.0]])
-    found = parity(model, file, model, "regression", exact=False, min_agreement=0.7, max_accuracy_drop=0.3)
+    found = parity(
+        model, file, model, "regression", exact=False, limits=Export(min_agreement=0.7, max_accuracy_drop=0.3)
+    )
     assert found.max_abs_difference == 100.0
     assert found.relative_difference == 1.0  # of the second column's standard deviation, 100
     assert found.agreement == pytest.approx((1 + 1 - 10000 / 20000) / 2)
@@ -39,18 +43,18 @@ def test_regression_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "reasons"),
+    ("exact", "limits", "reasons"),
     [
-        ({"exact": True, "max_difference": 0.1}, ["up to 2.5 of their spread, more than 0.1"]),
-        ({"exact": True, "max_difference": 2.6, "min_agreement": 0.99, "max_accuracy_drop": 0.0}, []),
-        ({"exact": False, "max_difference": 0.1, "max_accuracy_drop": 0.3}, []),
-        ({"exact": False, "min_agreement": 0.8, "max_accuracy_drop": 0.3}, ["agreement with torch is 0.7500"]),
+        (True, {"max_difference": 0.1}, ["up to 2.5 of their spread, more than 0.1"]),
+        (True, {"max_difference": 2.6, "min_agreement": 0.99, "max_accuracy_drop": 0.0}, []),
+        (False, {"max_difference": 0.1, "max_accuracy_drop": 0.3}, []),
+        (False, {"min_agreement": 0.8, "max_accuracy_drop": 0.3}, ["agreement with torch is 0.7500"]),
     ],
 )
-def test_limits(limits: dict[str, Any], reasons: list[str]) -> None:
+def test_limits(exact: bool, limits: dict[str, Any], reasons: list[str]) -> None:
     model = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     file = np.array([[1.5, 0.0], [0.0, 2.0], [2.0, 2.5], [0.0, 2.0]])
-    found = parity(model, file, np.array([0, 1, 0, 0]), "classification", **limits)
+    found = parity(model, file, np.array([0, 1, 0, 0]), "classification", exact=exact, limits=Export(**limits))
     assert found.ok is (not reasons)
     assert len(found.reasons) == len(reasons)
     for reason, expected in zip(found.reasons, reasons, strict=True):
@@ -87,6 +91,17 @@ def test_a_loss_of_score_refuses_only_where_it_is_certain() -> None:
     assert (few.ok, len(few.remarks), many.ok) == (True, 1, False)
     assert many.accuracy_torch - many.accuracy_file == pytest.approx(0.25, abs=1e-3)
     assert sum(many.drop) / 2 == pytest.approx(0.25, abs=1e-3)
+
+
+def test_the_score_that_is_judged_can_be_another_one() -> None:
+    targets = np.arange(100) % 2
+    auc = Loss("AUC", 0.95, 0.90, 0.03, 0.07)
+    kept = parity(*answers(targets, 0, 0), targets, "classification", exact=False, loss=auc)
+    assert kept.reasons == (
+        "its AUC is 0.9000 where torch has 0.9500, a loss of 0.0500 (95 % interval 0.0300 to 0.0700), more than 0.02",
+    )
+    lost = parity(*answers(targets, 10, 0), targets, "classification", exact=False, loss=replace(auc, file=0.94))
+    assert (lost.ok, lost.accuracy_file) == (True, 0.9)
 
 
 def file(name: str, size: int, took: float | None, *, ok: bool = True) -> dict[str, Any]:
@@ -126,4 +141,6 @@ def test_real_files_pass_and_a_limit_without_rounding_refuses(digits: Any, curve
             assert found.ok, (task, path.name, found)
             assert found.remarks == ()
         outputs = OnnxModel(given.int8)(given.test)
-        assert not parity(given.outputs, outputs, given.targets, task, exact=True, max_difference=1e-3).ok
+        assert not parity(
+            given.outputs, outputs, given.targets, task, exact=True, limits=Export(max_difference=1e-3)
+        ).ok

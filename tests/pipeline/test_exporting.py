@@ -1,12 +1,14 @@
-"""What is said of an int8 file that is refused."""
+"""By what an int8 file is judged, and what is said of one that is refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from potstill.core.errors import PotstillError
@@ -15,6 +17,8 @@ from potstill.export import export_onnx, grouped_convolutions
 from potstill.models import Preprocessor
 from potstill.pipeline import exporting
 from potstill.pipeline.exporting import refusals, remarks
+from potstill.pipeline.judging import loss_of
+from potstill.recipe.schema import Recipe
 
 LOST = "its accuracy is 0.2220 where torch has 0.5560"
 
@@ -57,6 +61,25 @@ def test_what_onnxruntime_cannot_quantise_is_a_refused_file_and_no_crash(
     nothing: Any = None
     found = exporting._int8(nothing, nn.Identity(), tmp_path, tmp_path, nothing)
     assert (found["ok"], found["reasons"]) == (False, ["onnxruntime could not make an int8 version"])
+
+
+def test_an_int8_file_is_judged_by_the_metric_of_the_recipe() -> None:
+    generator = np.random.default_rng(0)
+    targets = np.repeat([0, 1], [380, 20])
+    good = generator.normal(size=(400, 2)) + 3.0 * np.eye(2)[targets]
+    rare = np.where((targets == 1)[:, None], good[:, ::-1], good)  # the rare class is lost, 5 % of the samples
+    recipe = Recipe(
+        data={"train": "digits"}, teacher={"model": "mlp"}, student={"model": "mlp"}, metric="balanced_accuracy"
+    )
+    found = loss_of(recipe, good, rare, targets)
+    assert found is not None
+    assert (found.torch, found.file) == tuple(
+        pytest.approx(balanced_accuracy_score(targets, each.argmax(1))) for each in (good, rare)
+    )
+    assert found.metric == "balanced accuracy"
+    assert 0.2 < found.low < found.torch - found.file < found.high
+    for metric in (None, "accuracy", "nll"):  # the task's own, and errors, which have no limit in shares
+        assert loss_of(recipe.model_copy(update={"metric": metric}), good, rare, targets) is None
 
 
 def test_grouped_convolutions_are_counted(tmp_path: Path) -> None:

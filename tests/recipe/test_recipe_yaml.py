@@ -14,7 +14,7 @@ import yaml as pyyaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.core.errors import UsageError
+from potstill.core.errors import PotstillWarning, UsageError
 from potstill.recipe.document import DocumentError, parse
 from potstill.recipe.problems import schema_keys
 from potstill.recipe.schema import Budget, Recipe, Training
@@ -463,8 +463,10 @@ def test_a_limit_of_a_latency_that_is_not_measured_is_refused() -> None:
     assert loads(MINIMAL + "budget: {milliseconds: 2}\n").budget.milliseconds == 2
 
 
-def test_recipes_of_before_that_name_resamples_are_still_read() -> None:
-    recipe = loads(MINIMAL + "evaluation: {resamples: 300, threads: 2}\n")
+def test_recipes_of_before_that_name_resamples_are_still_read_and_told_that_it_does_nothing() -> None:
+    with pytest.warns(PotstillWarning, match=r"evaluation\.resamples no longer does anything") as told:
+        recipe = loads(MINIMAL + "evaluation: {resamples: 300, threads: 2}\n")
+    assert len(told) == 1
     assert recipe.evaluation.threads == 2
     assert "resamples" not in dump(recipe)
 

@@ -49,8 +49,6 @@ def evaluate(
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
-    resamples: int | None = None,
-    seed: int | None = None,
     num_disagreements: int = 24,
 ) -> EvaluationResult:
     """Compare teacher, students trained alone and distilled students on the test split.
@@ -74,8 +72,6 @@ def evaluate(
         metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
             alone or not clearly better than chance is added here.
-        resamples: not used; intervals need no resampling any more.
-        seed: not used; nothing here is random.
         num_disagreements: how many examples to list.
 
     Raises:
@@ -83,7 +79,6 @@ def evaluate(
         PotstillError: outputs that are not finite.
 
     """
-    del resamples, seed
     others = others or {}
     _check(task, targets, teacher, alone, distilled, others, sizes, classes)
     seeds = tuple(distilled)
@@ -93,7 +88,7 @@ def evaluate(
         "distilled": [np.asarray(distilled[number]) for number in seeds],
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
-    tables = _tables(task, None if teacher is None else np.asarray(teacher))
+    tables = measures(task, None if teacher is None else np.asarray(teacher))
     headline = metric or HEADLINES[task]
     if headline not in tables or headline in ABOUT_TEACHER:
         usable = ", ".join(name for name in tables if name not in ABOUT_TEACHER)
@@ -109,7 +104,7 @@ def evaluate(
             if name in temperatures
         }
         scored_again, differences_again = _compare(_CALIBRATED, divided, np.asarray(targets), headline, ())
-        measured = {name: found | scored_again.get(name, {}) for name, found in measured.items()}
+        measured = {name: _side_by_side(found, scored_again.get(name, {})) for name, found in measured.items()}
         differences = {pair: found | differences_again.get(pair, {}) for pair, found in differences.items()}
     n = len(targets)
     models = {
@@ -179,6 +174,12 @@ def with_limits(result: EvaluationResult, limits: Sequence[Limit]) -> Evaluation
         warnings=result.warnings,
     )
     return replace(result, verdict=verdict)
+
+
+def _side_by_side(raw: Mapping[str, Scored], calibrated: Mapping[str, Scored]) -> dict[str, Scored]:
+    """Return scores in the order of the raw ones, each followed by its calibrated one."""
+    names = [name for metric in raw for name in (metric, f"{metric}_calibrated")]
+    return {name: score for name in names if (score := raw.get(name) or calibrated.get(name)) is not None}
 
 
 def _about_teacher(
@@ -251,7 +252,7 @@ def _named(
     return students if teacher is None else [("teacher", teacher), *students]
 
 
-def _tables(task: Task, teacher: Array | None) -> dict[str, Measure]:
+def measures(task: Task, teacher: Array | None = None) -> dict[str, Measure]:
     """Return metric -> its jackknife as a function of outputs and targets; those that need a teacher only with one."""
     if task == "regression":
         return {

@@ -13,9 +13,30 @@ import numpy as np
 
 from potstill.core.errors import UsageError
 from potstill.export.student import Task
+from potstill.recipe.schema import Export
 
 Array = np.ndarray[Any, Any]
 _TWO_SIDED = 1.96
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a file loses of a score of its model.
+
+    Attributes:
+        metric: the score, in words.
+        torch: the model's.
+        file: the file's.
+        low: lower end of the 95 % interval of torch - file, paired over the examples.
+        high: upper end.
+
+    """
+
+    metric: str
+    torch: float
+    file: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +91,8 @@ def parity(
     task: Task,
     *,
     exact: bool,
-    max_difference: float = 1e-2,
-    min_agreement: float | None = None,
-    max_accuracy_drop: float = 0.02,
+    limits: Export | None = None,
+    loss: Loss | None = None,
 ) -> Parity:
     """Compare a file's outputs with those of the model it came from.
 
@@ -86,9 +106,8 @@ def parity(
         targets: (n,) class numbers, or (n,) or (n, c) values.
         task: classification or regression.
         exact: whether the file computes in float32 too: ``max_difference`` counts; otherwise the others.
-        max_difference: largest ``relative_difference``.
-        min_agreement: least ``agreement``; None for any.
-        max_accuracy_drop: largest loss of accuracy, or of R2.
+        limits: of a recipe's export section; the defaults when absent.
+        loss: of the score that an int8 file is judged by; of accuracy or R2 when absent.
 
     Raises:
         UsageError: arrays of different shapes.
@@ -113,23 +132,26 @@ def parity(
         agreement = float((model.argmax(axis=1) == file.argmax(axis=1)).mean())
     else:
         agreement = _r2(file, model)
+    limits = limits or Export()
     scores = _score(model, targets, task), _score(file, targets, task)
-    loss, word = scores[0] - scores[1], "accuracy" if task == "classification" else "R2"
-    low, high = drop = _drop_interval(model, file, targets, task)
+    drop = _drop_interval(model, file, targets, task)
+    judged = loss or Loss("accuracy" if task == "classification" else "R2", *scores, *drop)
     lost = (
-        f"its {word} is {scores[1]:.4f} where torch has {scores[0]:.4f}, a loss of {loss:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}), more than {max_accuracy_drop:g}"
+        f"its {judged.metric} is {judged.file:.4f} where torch has {judged.torch:.4f}, a loss of "
+        f"{judged.torch - judged.file:.4f} (95 % interval {judged.low:.4f} to {judged.high:.4f}), more than "
+        f"{limits.max_accuracy_drop:g}"
     )
-    too_much = not exact and not loss <= max_accuracy_drop
-    certain = not low <= 0
+    too_much = not exact and not judged.torch - judged.file <= limits.max_accuracy_drop
+    certain = not judged.low <= 0
     checks = [
         (
-            exact and not relative <= max_difference,
-            f"its outputs differ from torch's by up to {relative:.3g} of their spread, more than {max_difference:g}",
+            exact and not relative <= limits.max_difference,
+            f"its outputs differ from torch's by up to {relative:.3g} of their spread, more than "
+            f"{limits.max_difference:g}",
         ),
         (
-            not exact and min_agreement is not None and not agreement >= min_agreement,
-            f"its agreement with torch is {agreement:.4f}, less than {min_agreement}",
+            not exact and limits.min_agreement is not None and not agreement >= limits.min_agreement,
+            f"its agreement with torch is {agreement:.4f}, less than {limits.min_agreement}",
         ),
         (too_much and certain, lost),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from potstill.data import record_batches
 from potstill.data.columns import Column
 from potstill.data.samples import Samples
 from potstill.evaluation import latency, predict
+from potstill.evaluation.verdict import WORDS
 from potstill.export import (
     OnnxModel,
+    Parity,
     export_onnx,
     grouped_convolutions,
     parity,
@@ -30,11 +32,13 @@ from potstill.export import (
 )
 from potstill.export.weights import CONFIG, UNSAVED, WEIGHTS
 from potstill.pipeline.build import Job
+from potstill.pipeline.judging import loss_of
 from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures, trained_student
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.hash import recipe_hash
+from potstill.recipe.schema import METRICS
 
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 PARITY = "parity.json"
@@ -231,28 +235,18 @@ def _checked(job: Job, path: Path, name: str, splits: Sequence[_Answers]) -> dic
     A float32 file is judged by its numbers. An int8 file is judged by its score on the validation split, like every
     other choice; what the test split says of it is reported.
     """
-    model, limits = OnnxModel(path, threads=job.recipe.evaluation.threads), job.recipe.export
-    exact = len(splits) == 1
-    found = [
-        parity(
-            split.outputs,
-            _answers(job, model, split.samples, f"{path.name} on the {where} split"),
-            split.samples.targets,
-            job.data.task,
-            exact=exact,
-            max_difference=limits.max_difference,
-            min_agreement=limits.min_agreement,
-            max_accuracy_drop=limits.max_accuracy_drop,
-        )
+    model, exact = OnnxModel(path, threads=job.recipe.evaluation.threads), len(splits) == 1
+    results = [
+        _compared(job, split, _answers(job, model, split.samples, f"{path.name} on the {where} split"), exact=exact)
         for split, where in zip(splits, ("test", "validation"), strict=False)
     ]
-    judged = found[-1]
-    unusable = () if np.isfinite(found[0].max_abs_difference) else found[0].reasons  # on the test split alone
+    on_test, judged = results[0], results[-1]
+    unusable = () if np.isfinite(on_test.max_abs_difference) else on_test.reasons
     reasons = tuple(dict.fromkeys((*judged.reasons, *unusable, *_wrong_probabilities(job, model))))
     entry = {
         **_unmeasured(job, path, name),
         "bytes": path.stat().st_size,
-        **found[0].numbers(),
+        **on_test.numbers(),
         "judged_on": "test" if exact else "validation",
         "validation": None if exact else judged.numbers(),
         "ok": not reasons,
@@ -262,6 +256,18 @@ def _checked(job: Job, path: Path, name: str, splits: Sequence[_Answers]) -> dic
     if not reasons and job.recipe.evaluation.latency:
         entry["latency_ms"] = latency(model, job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy())
     return entry
+
+
+def _compared(job: Job, split: _Answers, answers: Array, *, exact: bool) -> Parity:
+    """Compare a file's answers to one split with the student's; what counts of an int8 file is the recipe's metric."""
+    recipe, targets = job.recipe, split.samples.targets
+    loss = None if exact or not np.isfinite(answers).all() else loss_of(recipe, split.outputs, answers, targets)
+    found = parity(split.outputs, answers, targets, recipe.task, exact=exact, limits=recipe.export, loss=loss)
+    if exact or loss is not None or recipe.metric in (None, METRICS[recipe.task][0]):
+        return found
+    by, metric = WORDS[METRICS[recipe.task][0]], WORDS[recipe.judged_by]
+    remark = f"it was judged by its {by}, not by {metric}"
+    return replace(found, remarks=(*found.remarks, remark))
 
 
 def _wrong_probabilities(job: Job, model: OnnxModel) -> tuple[str, ...]:

@@ -10,6 +10,10 @@ import numpy as np
 
 from potstill.data import Data
 from potstill.evaluation import metrics
+from potstill.evaluation.evaluate import measures
+from potstill.evaluation.intervals import interval, spare
+from potstill.evaluation.verdict import WORDS
+from potstill.export import Loss
 from potstill.recipe.schema import METRICS, Recipe
 from potstill.training import Metric, still_rises
 from potstill.training.history import read
@@ -55,6 +59,30 @@ def higher_is_better(recipe: Recipe) -> bool:
 def is_share(recipe: Recipe) -> bool:
     """Return whether the recipe's metric is a share of samples, or an average of such shares."""
     return metrics.RANGES[recipe.judged_by].rate
+
+
+def loss_of(recipe: Recipe, torch: Array, file: Array, targets: Array) -> Loss | None:
+    """Return what a file loses of the recipe's metric; None where it is judged by accuracy or R2.
+
+    So it is where the metric is the task's own, has no value, or is an error, which no limit in shares fits.
+
+    Args:
+        recipe: of the run.
+        torch: (n, c) the student's outputs.
+        file: (n, c) the file's.
+        targets: (n,) or (n, c).
+
+    """
+    name = recipe.judged_by
+    if name == METRICS[recipe.task][0] or not metrics.RANGES[name].rate:
+        return None
+    measure = measures(recipe.task)[name]
+    before, after = measure(torch, targets), measure(file, targets)
+    if before is None or after is None:
+        return None
+    change = before.deviations - after.deviations
+    found = interval(np.array([before.value - after.value]), change[None], extra=spare(len(targets)))
+    return Loss(WORDS[name], before.value, after.value, found.low, found.high)
 
 
 def rises_still(recipe: Recipe, history: Path, validation: int) -> bool:

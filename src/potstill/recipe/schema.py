@@ -5,10 +5,12 @@ Nothing here imports torch: a recipe is checked whole before anything heavy is l
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from potstill.core.errors import PotstillWarning
 from potstill.recipe.endpoint import Endpoint
 from potstill.recipe.section import Fraction, Positive, Precision, Section
 from potstill.recipe.storage import Store
@@ -387,8 +389,11 @@ class Evaluation(Section):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, value: Any) -> Any:
-        """Read recipes of before: intervals need no resamples any more."""
-        return {name: one for name, one in value.items() if name != "resamples"} if isinstance(value, dict) else value
+        if not isinstance(value, dict) or "resamples" not in value:
+            return value
+        text = "evaluation.resamples no longer does anything: intervals are computed without resampling. Remove it."
+        warnings.warn(text, PotstillWarning, stacklevel=2)
+        return {name: setting for name, setting in value.items() if name != "resamples"}
 
 
 class Export(Section):
@@ -405,7 +410,9 @@ class Export(Section):
         None, description="least share of equal predictions of an int8 file; null: shown, not a condition"
     )
     max_accuracy_drop: Fraction = Field(
-        0.02, description="largest loss of accuracy (or R2) of an int8 file on the validation split"
+        0.02,
+        description="largest loss of the metric of an int8 file on the validation split; of accuracy or R2 where the "
+        "metric is an error",
     )
     calibration_samples: int = Field(512, ge=1)
 
