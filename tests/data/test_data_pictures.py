@@ -164,7 +164,7 @@ def test_the_first_of_several_pictures_is_used_and_that_is_told(tmp_path):
     first.save(root / "a" / "98.tif", save_all=True, append_images=[second])
     data = load(root)
     assert (pixels(data)[98] == 50).all()
-    assert "1 of the files hold several pictures (a/98.tif)" in findings(data)["first-frames"]
+    assert "1 file holds several pictures (a/98.tif)" in findings(data)["first-frames"]
 
 
 def test_each_picture_is_there_once_whatever_links_lead_to_it(tmp_path):

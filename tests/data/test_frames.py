@@ -68,7 +68,7 @@ def test_any_kind_of_table_in_any_order_becomes_the_numbers_of_training(columns:
         ({"height": np.ones((2, 2))}, r"column 'height' is there twice, or holds several numbers a row"),
         ({"shade": [1, 2]}, r"column 'shade' holds 1, expected texts as in training, such as 'crimson'"),
         ({"shade": ["teal", None]}, r"column 'shade' has no value in row 1"),
-        ({"shade": ["teal"]}, r"column 'shade' has 1 rows and 'height' has 2"),
+        ({"shade": ["teal"]}, r"column 'shade' has 1 row and 'height' has 2"),
         ({"member": [2, 1]}, r"column 'member' holds 2, expected booleans"),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_column_that_is_missing_or_of_another_type_is_named(columns: Any, chan
 
 def test_a_category_that_training_did_not_have_is_none_of_them_and_is_told(columns: Any) -> None:
     frame = FRAME[:2].assign(shade=["violet", "teal"])
-    with pytest.warns(PotstillWarning, match=r"1 rows have a value in column 'shade' .*\('violet'\)"):
+    with pytest.warns(PotstillWarning, match=r"1 row has a value in column 'shade' .*\('violet'\)"):
         found = encoded(frame, columns[0])
     assert found[:, 1:4].tolist() == [[0, 0, 0], [0, 0, 1]]
 

@@ -34,7 +34,7 @@ data: {train: digits}
 teacher: TEACHER
 student: {model: cnn, args: {width: 4}}
 training: {epochs: 1, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
-evaluation: {latency: false, resamples: 100}
+evaluation: {latency: false}
 export: {formats: []}
 """
 
@@ -281,7 +281,7 @@ def test_a_torch_model_that_answers_with_probabilities_has_to_be_declared(tmp_pa
 def test_python_users_name_a_file(files, tmp_path):
     settings = {
         "training": {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1},
-        "evaluation": {"latency": False, "resamples": 100},
+        "evaluation": {"latency": False},
     }
     settings["export"] = {"formats": []}
     with pytest.raises(TeacherError, match=r"does not say what it answers with"):

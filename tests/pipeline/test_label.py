@@ -22,7 +22,7 @@ data: {train: digits, augment: {crop: 1}}
 teacher: {model: cnn, args: {in_channels: 1, width: 8}, weights: teacher.safetensors}
 student: {model: cnn, args: {width: 4}}
 training: {epochs: 1, batch_size: 64, optimizer: sgd, learning_rate: 0.1, precision: float32}
-evaluation: {latency: false, resamples: 100}
+evaluation: {latency: false}
 export: {formats: []}
 store: {views: 2, path: answers, shards: 2}
 """

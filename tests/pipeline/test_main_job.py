@@ -200,7 +200,7 @@ data: {train: digits}
 teacher: {model: mlp, args: {hidden: [8]}, train: {epochs: 1}}
 student: {model: mlp, args: {hidden: [6]}}
 training: {epochs: 1}
-evaluation: {resamples: 100, latency: false}
+evaluation: {latency: false}
 export: {formats: [onnx]}
 """
     return run(loads(recipe), out=tmp_path_factory.mktemp("small") / "run")

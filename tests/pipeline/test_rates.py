@@ -39,7 +39,7 @@ teacher: {model: mlp, args: {hidden: [16]}, train: {epochs: 3, batch_size: 64}}
 student: {model: mlp, args: {hidden: [8]}}
 training: {epochs: 6, batch_size: 64}
 export: {formats: []}
-evaluation: {latency: false, resamples: 100}
+evaluation: {latency: false}
 """
 
 

@@ -23,7 +23,7 @@ from potstill.training import loop
 REST = """
 data: {train: digits}
 training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1, checkpoint_every: 5}
-evaluation: {latency: false, resamples: 200}
+evaluation: {latency: false}
 export: {formats: []}
 """
 TEACHER = (

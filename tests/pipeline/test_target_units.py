@@ -44,7 +44,7 @@ class Exact(nn.Module):
 SETTINGS: dict[str, Any] = {
     "task": "regression",
     "training": {"epochs": 12, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.01},
-    "evaluation": {"latency": False, "resamples": 100},
+    "evaluation": {"latency": False},
 }
 STUDENT = {"model": "mlp", "args": {"hidden": [16]}}
 

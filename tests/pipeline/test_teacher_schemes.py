@@ -21,7 +21,7 @@ from potstill.recipe.yaml import loads
 REST = """
 data: {train: digits}
 training: {epochs: 2, batch_size: 64, optimizer: sgd, learning_rate: 0.1}
-evaluation: {latency: false, resamples: 200}
+evaluation: {latency: false}
 export: {formats: []}
 """
 TEACHER = (
@@ -167,7 +167,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 SETTINGS = {
     "training": {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1},
-    "evaluation": {"latency": False, "resamples": 200},
+    "evaluation": {"latency": False},
     "export": {"formats": []},
 }
 

@@ -23,7 +23,7 @@ from potstill.recipe.yaml import loads
 
 FAST = {
     "training": {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1},
-    "evaluation": {"latency": False, "resamples": 100},
+    "evaluation": {"latency": False},
     "export": {"formats": []},
 }
 MLP = {"model": "mlp", "args": {"hidden": [4]}}

@@ -11,7 +11,7 @@ import pytest
 
 from potstill import report
 from potstill.core.errors import PotstillWarning
-from potstill.core.files import write_json
+from potstill.core.files import read_json, write_json
 from potstill.pipeline import Run, label, plan, run
 from potstill.pipeline.warnings import begin_telling, tell
 from potstill.recipe.schema import Recipe
@@ -22,7 +22,7 @@ data: {train: train.npz, test: test.npz}
 teacher: {model: mlp, args: {hidden: [8]}, train: {epochs: 1}}
 student: {model: mlp, args: {hidden: [4]}}
 training: {epochs: 1}
-evaluation: {resamples: 100, latency: false}
+evaluation: {latency: false}
 export: {formats: []}
 """
 LEAK = "4 of 60 test samples are also in train"
@@ -60,6 +60,24 @@ def test_a_leak_is_told_by_plan_label_run_a_second_run_and_the_page(base: Path) 
     page = finished.report.read_text(encoding="utf-8")
     assert page.count(LEAK) == 1
     assert re.search(rf'<h2 id="warnings-title">{len(finished.warnings)} warnings?</h2>', page)
+
+
+def test_samples_are_called_by_their_row_of_the_file(base: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for work in (label, run):
+            work(loads(LEAKING), out=base / "run", base=base)
+    evaluation, labels = (read_json(base / "run" / name) for name in ("evaluation.json", "label.json"))
+    for rows, file in ((evaluation["disagreements"], "test.npz"), (labels["mistakes"], "train.npz")):
+        assert rows
+        for row in rows:
+            number = re.fullmatch(rf"row (\d+) of {file}", row["name"])
+            assert number is not None, row
+            assert np.load(base / file)["label"][int(number[1])] == row["label"]
+    for page in ("report.html", "label.html"):
+        text = (base / "run" / page).read_text(encoding="utf-8")
+        assert "Rows are counted from 0." in text
+        assert "id 2199" not in text  # the id of a row of the test file
 
 
 def test_each_warning_is_told_once_a_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text that others wrote (servers, files, folders, model authors), made safe to show."""
+"""Text to show: that of others (servers, files, folders, model authors) made safe, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What terminals obey (escape sequences, bells, carriage returns), what turns the direction of writing, and halves of
 characters that no file can hold; line breaks and tabs are text."""
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun, ``1 row`` or ``1,200 rows``; ``several`` where that is not the noun and an s."""
+    return f"1 {one}" if number == 1 else f"{number:,} {several or f'{one}s'}"
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from potstill.core.errors import DataError
+from potstill.core.text import counted
 from potstill.data.files import not_a_file
 from potstill.data.labels import in_order
 from potstill.data.samples import Finding
@@ -127,13 +128,14 @@ def _remarks(root: Path, again: list[str], moved: list[str]) -> tuple[Finding, .
     findings = []
     if again:
         text = (
-            f"{root}: {len(again)} symbolic links lead to what is counted already ({_some(again)}); it is counted once."
+            f"{root}: {counted(len(again), 'symbolic link leads', 'symbolic links lead')} to what is counted already "
+            f"({_some(again)}); it is counted once."
         )
         findings.append(Finding("info", "repeated-links", text, len(again)))
     if moved:
         text = (
-            f"{root}: {len(moved)} symbolic links lead to files of another class ({_some(moved)}); these are counted "
-            "once, as what they really lie in."
+            f"{root}: {counted(len(moved), 'symbolic link leads', 'symbolic links lead')} to files of another class "
+            f"({_some(moved)}); these are counted once, as what they really lie in."
         )
         findings.append(Finding("warning", "links-across-classes", text, len(moved)))
     return tuple(findings)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from potstill.core.errors import DataError, PotstillWarning, did_you_mean
+from potstill.core.text import counted
 from potstill.data.columns import Array, Column, as_categories, as_numbers
 
 _TYPES = {"number": "numbers", "whole number": "numbers", "boolean": "booleans", "text": "texts"}
@@ -42,8 +43,8 @@ def encoded(frame: Any, columns: Sequence[Column]) -> Array:
         values = _values(frame[column.name], column)
         if parts and len(values) != len(parts[0]):
             raise DataError(
-                f"column '{column.name}' has {len(values)} rows and '{columns[0].name}' has {len(parts[0])}: expected "
-                "one value of each for every row."
+                f"column '{column.name}' has {counted(len(values), 'row')} and '{columns[0].name}' has "
+                f"{len(parts[0]):,}: expected one value of each for every row."
             )
         if column.categories is None:
             parts.append(as_numbers(column, values))
@@ -53,8 +54,8 @@ def encoded(frame: Any, columns: Sequence[Column]) -> Array:
         if new.any():
             shown = ", ".join(f"'{text}'" for text in sorted(set(values[new]))[:5])
             text = (
-                f"{int(new.sum())} rows have a value in column '{column.name}' that the student was not trained on "
-                f"({shown}): it counts as none of the categories."
+                f"{counted(int(new.sum()), 'row has', 'rows have')} a value in column '{column.name}' that the student "
+                f"was not trained on ({shown}): it counts as none of the categories."
             )
             warnings.warn(text, PotstillWarning, stacklevel=2)
     return np.concatenate(parts, axis=1)
@@ -85,7 +86,8 @@ def _values(given: Any, column: Column) -> Array:
     absent = np.array([_is_missing(value) for value in values.ravel()], dtype=bool)
     if absent.any():
         row = int(np.flatnonzero(absent)[0]) // max(1, values[0].size if values.ndim > 1 else 1)
-        raise DataError(f"{shown} has no value in row {row} (and {int(absent.sum()) - 1} more); {expected}.")
+        more = f" (and {int(absent.sum()) - 1} more)" if absent.sum() > 1 else ""
+        raise DataError(f"{shown} has no value in row {row}{more}; {expected}.")
     if column.categories is not None:
         wrong = next((value for value in values.tolist() if not isinstance(value, str)), None)
         if wrong is not None:

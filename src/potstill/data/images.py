@@ -23,6 +23,7 @@ from torch import Tensor
 
 from potstill.core.errors import DataError
 from potstill.core.progress import progress
+from potstill.core.text import counted
 from potstill.data.folders import Listing, list_files
 from potstill.data.pictures import Form, Head, head_of, opened, quietly, settled, to_pixels
 from potstill.data.raw import Raw, Stored, as_array, stored_array
@@ -177,7 +178,8 @@ def read_folder(root: Path, form: Form) -> Raw:
     content, bad, findings = read_images(ImageFiles(root, names, form), len(names), names, str(root))
     labels = np.array([name.split("/", 1)[0] for name in names], dtype=object)
     ids = np.array([id_of_text(name) for name in names], dtype=np.int64)
-    text = f"{root}: {listed.others} files were ignored: not in a class folder, or not {_suffixes()}."
+    others = counted(listed.others, "file was", "files were")
+    text = f"{root}: {others} ignored: not in a class folder, or not {_suffixes()}."
     ignored = [Finding("info", "ignored-files", text, listed.others)] if listed.others else []
     found = (*ignored, *listed.findings, *findings)
     return Raw(ids, labels, content, names, classes, bad={**bad, **_strange(listed, names)}, findings=found)
@@ -280,13 +282,14 @@ def _remarks(
     clear = [row for row, head in heads.items() if head.transparent]
     if clear:
         text = (
-            f"{source}: {len(clear)} images may have transparent pixels ({named(clear)}); {form.background} lies "
-            "behind them. data.background sets another colour."
+            f"{source}: {counted(len(clear), 'image')} may have transparent pixels ({named(clear)}); "
+            f"{form.background} lies behind them. data.background sets another colour."
         )
         findings.append(Finding("info", "transparent-images", text, len(clear)))
     several = [row for row, head in heads.items() if head.frames > 1]
     if several:
-        text = f"{source}: {len(several)} of the files hold several pictures ({named(several)}): the first is used."
+        hold = counted(len(several), "file holds", "files hold")
+        text = f"{source}: {hold} several pictures ({named(several)}): the first is used."
         findings.append(Finding("warning", "first-frames", text, len(several)))
     if 0 < brightest <= _DARK and any(mode.startswith("I") for mode in modes):
         text = (

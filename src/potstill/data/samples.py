@@ -17,7 +17,7 @@ from torch import Tensor
 
 from potstill.core import fingerprint
 from potstill.core.scale import TargetScale
-from potstill.core.text import printable
+from potstill.core.text import counted, printable
 from potstill.data.columns import Column
 
 Array = NDArray[Any]
@@ -104,15 +104,13 @@ class Samples:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"<Samples: {_samples(len(self))}, targets {self.targets.dtype} {self.targets.shape}>"
+        return f"<Samples: {counted(len(self), 'sample')}, targets {self.targets.dtype} {self.targets.shape}>"
 
     def called(self, row: int) -> str:
         """Return what a person calls a sample: its file, its row in the file (from 0), or the id that they gave it."""
         if self.names is not None:
             return self.names[row]
-        if self.rows_of is not None:
-            return f"row {int(self.ids[row]) % OWN_IDS} of {self.rows_of}"
-        return f"id {self.ids[row]}"
+        return called(int(self.ids[row]), self.rows_of)
 
     def take(self, rows: Ints | slice) -> Samples:
         """Return some rows, in the given order, as a smaller split.
@@ -130,6 +128,11 @@ class Samples:
             names=None if self.names is None else tuple(self.names[row] for row in chosen),
             rows_of=self.rows_of,
         )
+
+
+def called(number: int, rows_of: str | None) -> str:
+    """Return what a person calls a sample without a file, by its id and what the ids count the rows of."""
+    return f"id {number}" if rows_of is None else f"row {number % OWN_IDS} of {rows_of}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,7 +220,7 @@ def describe(data: Data) -> str:
     what = {"image": "images", "vector": "vectors"}[data.kind]
     lines = [f"<Data: {data.task} of {what} {' x '.join(map(str, data.shape))}"]
     for name, samples in data.splits.items():
-        lines.append(f"  {name:<10} {_samples(len(samples)):>18}{_spread(data, samples)}")
+        lines.append(f"  {name:<10} {counted(len(samples), 'sample'):>18}{_spread(data, samples)}")
     if data.classes:
         lines.append(f"  classes: {len(data.classes)}: {_listed(data.classes)}")
     elif data.num_outputs > 1:
@@ -229,10 +232,6 @@ def describe(data: Data) -> str:
     if len(data.findings) > _LISTED:
         lines.append(f"  and {len(data.findings) - _LISTED} more remarks, in .findings")
     return "\n".join(lines) + ">"
-
-
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count:,} samples"
 
 
 def _spread(data: Data, samples: Samples) -> str:

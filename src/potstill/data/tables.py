@@ -16,6 +16,7 @@ import numpy as np
 
 from potstill.core.errors import DataError, did_you_mean
 from potstill.core.optional import require
+from potstill.core.text import counted
 from potstill.data.columns import Column, as_categories, as_numbers, merged, merged_places, number_column
 from potstill.data.files import not_a_file, utf8_content
 from potstill.data.label_texts import without_guesses
@@ -211,8 +212,8 @@ def encode(table: Table, columns: Sequence[Column], role: str) -> tuple[Stored, 
         if unseen:
             shown = ", ".join(f"'{text}'" for text in unseen[:5])
             text = (
-                f"{role}: {_rows_have(int(new.sum()))} a value in column '{column.name}' that train does not "
-                f"have ({shown}); its columns are all zero there."
+                f"{role}: {counted(int(new.sum()), 'row has', 'rows have')} a value in column '{column.name}' that "
+                f"train does not have ({shown}); its columns are all zero there."
             )
             findings.append(Finding("warning", "unseen-category", text, int(new.sum())))
     stored, _ = stored_array(np.concatenate(parts, axis=1))
@@ -241,10 +242,6 @@ def _rounded(column: Column, values: Array, role: str) -> list[Finding]:
         )
         findings.append(Finding("warning", "merged-numbers", text, lost))
     return findings
-
-
-def _rows_have(count: int) -> str:
-    return "1 row has" if count == 1 else f"{count:,} rows have"
 
 
 def merged_numbers(values: Array, what: str) -> list[Finding]:

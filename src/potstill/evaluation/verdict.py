@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from potstill.core.text import counted
 from potstill.evaluation.metrics import RANGES
 
 Helped = Literal["yes", "no", "unclear"]
@@ -192,12 +193,12 @@ def judge(
         )
     if num_seeds < SEEDS_FOR_A_CLAIM:
         sentences.append(
-            f"With {_count(num_seeds, 'seed')} this is about these trained weights only: training again could come out "
-            f"differently. Set seeds to {SEEDS_FOR_A_CLAIM} or more for a verdict on the method."
+            f"With {counted(num_seeds, 'seed')} this is about these trained weights only: training again could come "
+            f"out differently. Set seeds to {SEEDS_FOR_A_CLAIM} or more for a verdict on the method."
         )
     sentences += [*map(_limit, limits), *remarks]
     sentences.append(
-        f"All numbers are from the {_count(num_examples, 'example')} of the test split, read once; "
+        f"All numbers are from the {counted(num_examples, 'example')} of the test split, read once; "
         "checkpoints were chosen on the validation split."
     )
     headline = " ".join([_headline(metric, helped, gain, num_seeds), *_budget(limits)])
@@ -263,7 +264,7 @@ def _budget(limits: Sequence[Limit]) -> list[str]:
 
 def _gain(metric: str, gain: Difference, worth: float, num_seeds: int) -> str:
     size = _amount(metric, abs(gain.value))
-    about = f"(95 % interval {_interval(metric, gain)}, {_count(num_seeds, 'seed')})"
+    about = f"(95 % interval {_interval(metric, gain)}, {counted(num_seeds, 'seed')})"
     if gain.clear:
         better = gain.value > 0
         if RANGES[metric].higher_is_better:
@@ -419,7 +420,3 @@ def _share(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -165,7 +165,7 @@ def doubtful(job: Job, teacher: nn.Module, out: Path) -> list[dict[str, Any]]:
     return [
         {
             "id": int(train_split.ids[row]),
-            "name": train_split.names[row] if train_split.names is not None else "",
+            "name": train_split.called(row),
             "label": job.data.classes[int(train_split.targets[row])],
             "answer": job.data.classes[int(named["teacher"][row])],
             "teacher_confidence": round(float(probs["teacher"][row].max()), 4),

@@ -221,7 +221,7 @@ def _facts(job: Job, teacher: LiveTeacher, store: Store, out: Path, seconds: flo
         sampled=codec.samples,
     )
     seen = True if job.teacher.train is not None else None
-    names = None if train.names is None else list(train.names)
+    names = [train.called(row) for row in range(len(train))]
     held = _answers(job, teacher, validation) if len(validation) else None
     if data.task != "classification":
         return describe_values(

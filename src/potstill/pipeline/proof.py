@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from potstill.core.errors import PotstillError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
+from potstill.data.samples import called
 from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
 from potstill.evaluation.result import ONNX_RUNTIME, Latency
 from potstill.export import OnnxModel, export_onnx, recommended
@@ -74,6 +75,7 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
         found["teacher"] = stages.answers_to(job, teacher, test, "teacher on the test split")
     if test.names is not None:
         found["names"] = np.array(test.names)
+    found["rows_of"] = np.array(test.rows_of or "")
     for kind in KINDS:
         found[kind] = np.stack(
             [
@@ -191,7 +193,7 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         sizes=sizes,
         classes=recipe.data.classes or (),
         ids=found["ids"],
-        names=found["names"].tolist() if "names" in found else None,
+        names=_names(found),
         shown_seed=exported["seed"],
         others={name.removeprefix(OTHER): found[name] for name in found if name.startswith(OTHER)},
         temperatures=temperatures(out),
@@ -201,6 +203,14 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
     )
     write_json(out / "evaluation.json", result.to_json())
     return result
+
+
+def _names(found: Mapping[str, Array]) -> list[str] | None:
+    """Return what a person calls each test sample; None in a folder of an older version, which does not say it."""
+    if "names" in found or "rows_of" not in found:
+        return found["names"].tolist() if "names" in found else None
+    rows_of = str(found["rows_of"]) or None
+    return [called(number, rows_of) for number in found["ids"].tolist()]
 
 
 def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[str]:

@@ -257,7 +257,7 @@ def _answer_figure(evaluation: EvaluationResult) -> Figure | None:
     if any(np.size(record[key]) != 1 for record in chosen for key in ("label", "teacher", "distilled")):
         return None
     known = [str(record.get("name") or f"row {record.get('row')}") for record in chosen]
-    names = [f"{position}. {short(name, 14)}" for position, name in enumerate(known, start=1)]
+    names = [f"{position}. {short(name, 22)}" for position, name in enumerate(known, start=1)]
     records = [
         {"sample": name, "model": "truth" if key == "label" else key, "value": float(np.ravel(record[key])[0])}
         for name, record in zip(names, chosen, strict=True)
