@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from potstill.core.errors import UsageError
 from potstill.core.signals import Batch
-from potstill.objective import apply_heads, heads_for, term_from
+from potstill.objective import Objective, Term, apply_heads, heads_for, term_from
+from potstill.objective.check import check
 from potstill.pipeline.build import build_job
 from potstill.recipe.schema import TermSection
 from potstill.recipe.yaml import loads
@@ -46,3 +48,19 @@ def test_the_head_on_the_page_is_trained(folder: Path) -> None:
     prepared = apply_heads(heads, [term], signals, signals, torch.arange(4))
     torch.testing.assert_close(prepared[term.key]["student_logits"], signals["logits"])
     assert [tuple(parameter.shape) for parameter in heads.parameters()] == [(3,)]
+
+
+def test_a_loss_without_a_gradient_or_that_writes_into_the_teachers_signals_is_refused() -> None:
+    def deaf(student_logits, teacher_logits):
+        return (student_logits.detach() - teacher_logits).square().mean(1)
+
+    def writing(student_logits, teacher_logits):
+        teacher_logits.mul_(0)
+        return (student_logits - teacher_logits).square().mean(1)
+
+    for loss, words in (
+        (deaf, "deaf: its loss gives the student no gradient"),
+        (writing, "changes the teacher's signals"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            check(Objective([Term(loss)]), {"logits": (3,)}, {"logits": (3,)}, 3, "classification")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.core.errors import TeacherError
+from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.files import TEMPORARY, read_json
-from potstill.pipeline import Run, distill, find_runs, label, plan, run
+from potstill.objective import Objective, Term
+from potstill.pipeline import Run, distill, evaluate, find_runs, label, plan, rewrite_report, run
+from potstill.pipeline.build import Given, build_job
+from potstill.pipeline.keys import keys
+from potstill.pipeline.probe import difference
+from potstill.pipeline.trainings import of_student
 from potstill.recipe.yaml import loads
 
 FILES = {
@@ -277,6 +284,38 @@ def test_runs_are_listed_beside_a_damaged_one_with_what_differs(user: Path) -> N
     assert rows["two"]["differs"] == {"training.epochs": 5}
     assert rows["one"]["differs"] == {"training.epochs": 2}
     assert rows["broken"]["distilled"] is None
+
+
+def test_numbers_that_nobody_measured_are_not_shown(user: Path) -> None:
+    file = user / "runs/one/evaluation.json"
+    written = json.loads(file.read_text())
+    written["models"]["distilled"]["metrics"]["accuracy"] = 0.999
+    file.write_text(json.dumps(written))
+    (row,) = find_runs(user / "runs")
+    assert (row["status"], row["distilled"]) == ("damaged", None)
+    for show in (rewrite_report, evaluate):
+        with pytest.raises(PotstillError, match=r"evaluation.json is damaged.*potstill run"):
+            show(user / "runs/one")
+    assert not (user / "runs/one/report.html").exists()
+    assert again(user) == {"evaluation"}
+    assert find_runs(user / "runs")[0]["distilled"] != 0.999
+
+
+DIGITS = "data: {train: digits}\nteacher: {model: cnn, train: {epochs: 1}}\nstudent: {model: mlp}"
+
+
+def test_a_loss_that_reads_a_setting_from_elsewhere_counts_by_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scaled(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+        return (student_logits - teacher_logits).square().mean(1) * float(os.environ["SCALE"])
+
+    said = []
+    for scale in ("1", "1", "0.05"):
+        monkeypatch.setenv("SCALE", scale)
+        given = Given(objective=Objective([Term(scaled)]))
+        job = build_job(loads(DIGITS), base=Path(), given=given)
+        said.append(of_student(job, keys(job), 0, "distilled").probe(None))
+    assert difference(said[0], said[1]) == ""
+    assert "numbers of scaled differ" in difference(said[0], said[2])
 
 
 def test_a_label_in_a_finished_run_leaves_it_finished_and_one_of_another_recipe_says_so(

@@ -21,7 +21,7 @@ _SAMPLES = 4
 
 def check(
     objective: Objective, student_shapes: Shapes, teacher_shapes: Shapes | None, num_classes: int, task: str
-) -> None:
+) -> dict[str, Tensor]:
     """Refuse an objective that cannot work, before anything is trained.
 
     Every head is built and every loss tried once on made-up samples of the given shapes, so that bad options show
@@ -34,11 +34,16 @@ def check(
         num_classes: number of classes, or of outputs in regression.
         task: ``"classification"`` or ``"regression"``.
 
+    Returns:
+        what each loss says of the made-up samples, by the name of its term; heads start at random, so that terms with
+        one are left out.
+
     Raises:
         UsageError: a term does not fit the task, reads an absent signal, or its loss fails on these shapes.
         TeacherError: the teacher's logits have another number of classes than the data.
 
     """
+    said = {}
     for term in objective.terms:
         _check_task(term, task)
         for name in _each_name(term.student):
@@ -52,7 +57,10 @@ def check(
             side, shapes = ("student", student_shapes) if own else ("teacher", teacher_shapes or {})
             shape = look_up(term, name.removeprefix(OWN), shapes, side)
             _check_outputs(term, name, shape, side, num_classes, task)
-        _try(term, student_shapes, teacher_shapes, num_classes, task)
+        values = _try(term, student_shapes, teacher_shapes, num_classes, task)
+        if term.head is None:
+            said[term.name] = values.detach()
+    return said
 
 
 def _each_name(names: Names | None) -> tuple[str, ...]:
@@ -93,17 +101,21 @@ def _check_task(term: Term, task: str) -> None:
         )
 
 
-def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_classes: int, task: str) -> None:
-    student, teacher = _made_up(student_shapes), _made_up(teacher_shapes or {})
+def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_classes: int, task: str) -> Tensor:
+    # The two sides differ, so that a loss between them is not 0 whatever its code says.
+    student, teacher = _made_up(student_shapes), {name: -s for name, s in _made_up(teacher_shapes or {}).items()}
     if term.kind == "attention":  # some losses take only what a softmax gives, and all of them take that
         student, teacher = ({n: s.softmax(-1) for n, s in side.items() if s.dim() > 1} for side in (student, teacher))
+    before = {name: signal.clone() for name, signal in teacher.items()}
+    for signal in student.values():
+        signal.requires_grad_()
     ids = torch.arange(_SAMPLES)
     targets = ids % num_classes if task == "classification" else _ramp((num_classes,))
     try:
         heads = heads_for([term], student, teacher, ids=ids)
         heads.train()
         prepared: dict[str, Any] = apply_heads(heads, [term], student, teacher, ids).get(term.key, {})
-        term_values(term, student, teacher, targets, 0.0, prepared)
+        values = term_values(term, student, teacher, targets, 0.0, prepared)
     except PotstillError as error:
         message = str(error)
         raise UsageError(message if message.startswith("Term ") else f"Term {term.name}: {message}") from error
@@ -113,6 +125,17 @@ def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_
         raise UsageError(
             f"Term {term.name}: the loss failed on samples of shape {shown}: {type(error).__name__}: {error}"
         ) from error
+    if not values.requires_grad:
+        raise UsageError(
+            f"Term {term.name}: its loss gives the student no gradient, so that nothing can be learned from it. Look "
+            "for .detach(), torch.no_grad(), argmax or a comparison in it."
+        )
+    if not all(torch.equal(signal, before[name]) for name, signal in teacher.items()):
+        raise UsageError(
+            f"Term {term.name}: its loss changes the teacher's signals in place, which the other terms read too. Work "
+            "on copies: teacher_logits.clone()."
+        )
+    return values
 
 
 def _made_up(shapes: Shapes) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from potstill.pipeline.distilling import distill
 from potstill.pipeline.label import Labelled, label
 from potstill.pipeline.listing import find_runs
 from potstill.pipeline.planning import Plan, PlannedStage, plan
-from potstill.pipeline.repeating import evaluate, export
+from potstill.pipeline.repeating import evaluate, export, rewrite_report
 from potstill.pipeline.running import Run, run
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "find_runs",
     "label",
     "plan",
+    "rewrite_report",
     "run",
 ]

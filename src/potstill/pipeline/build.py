@@ -74,6 +74,8 @@ class Job:
     given: Given
     comparable: bool = True
     """Whether the teacher answers in the classes of the data."""
+    losses_say: Mapping[str, Tensor] = field(default_factory=dict)
+    """What each term's loss says of made-up samples: code that reads a setting from elsewhere shows here."""
     make_peers: tuple[Callable[[int], nn.Module], ...] = ()
     """Builds the students that learn beside the student."""
     make_links: tuple[Callable[[int], nn.Module], ...] = ()
@@ -234,7 +236,8 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         teacher_scale=scale,
     )
     job = replace(job, student_outputs=frozenset(model_signals(job.make_learner(recipe.seed))))
-    return replace(job, comparable=check_models(job))
+    comparable, said = check_models(job)
+    return replace(job, comparable=comparable, losses_say=said)
 
 
 def _in_standard_units(make: Callable[[int], nn.Module], scale: TargetScale) -> Callable[[int], nn.Module]:
@@ -373,11 +376,12 @@ def example_batch(job: Job, size: int = 2) -> Batch:
     )
 
 
-def check_models(job: Job) -> bool:
+def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
     """Run one batch through both models and compare their answers with the data and the objective.
 
     Returns:
-        whether the teacher answers in the classes of the data, so that it can be measured on them.
+        whether the teacher answers in the classes of the data, so that it can be measured on them; and what each
+        loss says of made-up samples.
 
     Raises:
         PotstillError: a model that fails on a batch, has another number of outputs than the data, or lacks a layer.
@@ -412,11 +416,11 @@ def check_models(job: Job) -> bool:
     answers = teacher or averaged
     made = made_shapes(job.objective, learner, answers, tuple(inputs.shape[1:]))
     known = {**made, **answers} if answers is not None else None
-    check(job.objective, {**made, **student}, known, num_classes=job.data.num_outputs, task=job.data.task)
+    said = check(job.objective, {**made, **student}, known, num_classes=job.data.num_outputs, task=job.data.task)
     check_settings(learner, job.objective, job.recipe.training, samples=len(job.data.train))
     if teacher is None or module is None or teacher["logits"] != expected:
-        return False
-    return covers(module, job.data.test.ids)
+        return False, said
+    return covers(module, job.data.test.ids), said
 
 
 def _check_reads(job: Job, teacher: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from potstill.core.explain import clear_errors
-from potstill.pipeline.folder import read_or_none, read_state
+from potstill.pipeline.folder import RunFolder, read_or_none, read_state
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import plain
 
@@ -25,7 +25,8 @@ def find_runs(folder: Path) -> list[dict[str, Any]]:
     Returns:
         Dictionaries with ``name, folder, status, task, metric, teacher, alone, distilled, verdict, seeds, metrics,
         bytes, created, differs``; ``metrics`` holds all scores by model, ``differs`` the settings that are not equal in
-        all runs; values that a run does not have yet are None. A run whose ``run.json`` cannot be read is ``damaged``.
+        all runs; values that a run does not have yet are None. A run whose ``run.json`` cannot be read, or whose
+        ``evaluation.json`` is not what was written, is ``damaged`` and has no scores.
 
     """
     files = sorted(Path(folder).glob("*/run.json"))
@@ -34,14 +35,15 @@ def find_runs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for file in files:
         run, state = file.parent, read_state(file)
+        damaged = state is None or bool(RunFolder(run).damaged("evaluation"))
         row: dict[str, Any] = {
             "name": run.name,
             "folder": str(run),
-            "status": "damaged" if state is None else _status(state),
+            "status": "damaged" if state is None or damaged else _status(state),
             "task": (state or {}).get("task"),
             "created": (state or {}).get("created"),
             **dict.fromkeys(_SCORES),
-            **_scores(run / "evaluation.json"),
+            **({} if damaged else _scores(run / "evaluation.json")),
         }
         own = recipes[run.name]
         row["differs"] = {name: own[name] for name in differing if name in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from potstill import report
 from potstill.core.errors import ParityError, PotstillError, UsageError
 from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_text
@@ -47,7 +48,7 @@ def evaluate(run_folder: Path | str) -> EvaluationResult:
             )
             for name, scores in before.models.items()
         }
-        _refuse_damage(folder, "predictions", "export")
+        _refuse_damage(folder, "predictions", "export", "evaluation")
         result = proof.score(folder.path, recipe, sizes)
         folder.sign("evaluation", proof.RESULTS["evaluation"])
         write_documents(folder.path)
@@ -84,6 +85,20 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
     if finished.refused_by_name:
         raise ParityError(finished.refused_by_name)
     return finished.exported
+
+
+@clear_errors
+def rewrite_report(run_folder: Path | str) -> Path:
+    """Write a run's page again from the files in its folder, and return its path.
+
+    Raises:
+        UsageError: no run folder, or one that has not come as far as its evaluation.
+        PotstillError: the results that it would show are not what was written.
+
+    """
+    folder = RunFolder(Path(run_folder))
+    _refuse_damage(folder, "predictions", "export", "evaluation")
+    return report.write(folder.path)
 
 
 def _refuse_damage(folder: RunFolder, *stages: str) -> None:

@@ -48,14 +48,14 @@ def of_link(job: Job, keys: Keys, number: int) -> Training:
     """Return the training of a model of the chain, counted from 1."""
     link = links(job)[number - 1]
     learner = as_student(job, link)
-    probe = _probe_of(job, partial(learner.make_learner, job.recipe.seed), learner.student_preprocess)
+    probe = _probe_of(job, partial(learner.make_learner, job.recipe.seed), learner.student_preprocess, taught=True)
     return Training(link.name, link.folder, keys.link(number), probe)
 
 
 def of_student(job: Job, keys: Keys, seed: int, kind: Kind) -> Training:
     """Return the training of one student."""
     make = partial(job.make_learner, seed) if kind == "distilled" else lambda: deployed(job.make_student(seed))
-    probe = _probe_of(job, make, job.student_preprocess)
+    probe = _probe_of(job, make, job.student_preprocess, taught=kind == "distilled")
     return Training(stage_name(seed, kind), stage_folder(seed, kind), keys.student(seed, kind), probe)
 
 
@@ -70,11 +70,16 @@ def _copy(make: Callable[[], nn.Module]) -> nn.Module:
     return copy.deepcopy(make())
 
 
-def _probe_of(job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor) -> Callable[[Path | None], Probe]:
+def _probe_of(
+    job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor, *, taught: bool = False
+) -> Callable[[Path | None], Probe]:
+    """Return what asks a model with some weights; one that is taught also depends on what the losses say."""
+    said = {f"numbers of {name}": values.float().cpu().numpy() for name, values in job.losses_say.items() if taught}
+
     def probe(weights: Path | None) -> Probe:
         model = make()
         if weights is not None:
             load_weights(model, weights)
-        return probes.probe(model, preprocess(probes.inputs_for(job.data.train)))
+        return {**probes.probe(model, preprocess(probes.inputs_for(job.data.train))), **said}
 
     return probe
