@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import nn
 from potstill.core.errors import PotstillWarning, TeacherError, UsageError
 from potstill.core.files import read_json
 from potstill.pipeline import Run, distill, plan, run
+from potstill.pipeline.any_teacher import _questioned
 from potstill.pipeline.build import IN_MEMORY, Given
 from potstill.pipeline.teacher_score import FILE
 from potstill.recipe.yaml import loads
+from potstill.teachers.foreign import Opened
 
 FAST = {
     "training": {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1},
@@ -152,6 +155,18 @@ def test_a_torch_teacher_whose_answers_depend_on_the_batch_is_refused(noise: str
 
 def test_a_torch_teacher_that_rounds_is_taken() -> None:
     assert planned(Teacher(noise="rounding")).teacher["value"] == 1.0
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.05, True)])
+def test_a_file_whose_answers_depend_a_little_on_the_batch_is_a_doubt(share: float, told: bool) -> None:
+    def ask(inputs: torch.Tensor, *_: object) -> np.ndarray:
+        return (inputs + share * inputs.mean(0)).numpy()
+
+    opened = Opened(name="m.onnx", digest="0", size_bytes=1, ask=ask)
+    inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) + 1
+    raw, doubt = _questioned(opened, inputs, np.arange(64), "teacher")
+    assert raw.shape == (64, 3)
+    assert bool(re.search(r"m.onnx answers the same samples up to \d\.\d% of their spread differently", doubt)) == told
 
 
 class Sigmoids(Teacher):

@@ -6,6 +6,7 @@ What such a teacher answers with is settled here, on real samples, before anythi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,11 @@ def foreign_maker(
         check_covers(opened, data, place=place, views=views)
     # Recorded answers are judged all of them: reading is free.
     asked = opened.everything
-    raw = _questioned(opened, inputs, data.train.ids[: len(inputs)], place) if asked is None else asked
+    if asked is None:
+        raw, doubt = _questioned(opened, inputs, data.train.ids[: len(inputs)], place)
+        opened = replace(opened, doubt=doubt)
+    else:
+        raw = asked
     if asked is None and opened.size_bytes is not None and _may_be_none(raw, section.answers):
         raw = _more(lambda batch: raw_answers(opened, batch, ()), preprocess, data)
     reading = read_answers(section, opened, raw, wanted, place)
@@ -272,9 +277,14 @@ def _differ(first: Array, other: Array, share: float) -> bool:
     """Return whether answers differ by more than a share of their spread, or in their labels."""
     if first.dtype.kind != "f" or other.dtype.kind != "f":
         return bool(first.tolist() != other.tolist())
+    return _share_apart(first, other) > share
+
+
+def _share_apart(first: Array, other: Array) -> float:
+    """Return the largest difference of numbers, as a share of their spread."""
     spread = float(np.nanstd(np.where(np.isfinite(first), first, np.nan))) if np.isfinite(first).any() else 0.0
     gap = np.abs(np.nan_to_num(first.astype(np.float64)) - np.nan_to_num(other.astype(np.float64)))
-    return bool(gap.max(initial=0.0) > share * (spread or 1.0))
+    return float(gap.max(initial=0.0)) / (spread or 1.0)
 
 
 def check_covers(opened: Opened, data: Data, *, place: str, views: int | None) -> None:
@@ -376,8 +386,8 @@ def _endpoint(endpoint: Any, wanted: Wanted, place: str) -> Opened:
     )
 
 
-def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array:
-    """Return raw answers to some samples, after asking about some of them once more."""
+def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> tuple[Array, str]:
+    """Return raw answers to some samples, after asking about some of them once more, and what is odd about them."""
     try:
         raw = raw_answers(opened, inputs, ids)
         again = raw_answers(opened, inputs, ids) if opened.size_bytes is not None else raw  # an endpoint may cost
@@ -394,4 +404,12 @@ def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> Array
             "row for each sample. Choose another output (args.output), or export the model without what comes after."
         )
     check_repeated(raw, again, mixed, place=place, what=opened.name)
-    return raw
+    doubt = ""
+    same = raw[-len(mixed) :]
+    if _differ(same, mixed, EXACT):
+        doubt = (
+            f"{opened.name} answers the same samples up to {_share_apart(same, mixed):.1%} of their spread differently "
+            "in another batch. A quantised model may; any other one reads the other samples of a batch, "
+            "and is then recorded with accidental neighbours."
+        )
+    return raw, doubt

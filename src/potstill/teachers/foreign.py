@@ -71,6 +71,7 @@ class Opened:
         has_views: whether ``lookup`` knows augmented views.
         everything: all raw answers that ``lookup`` knows, (n,) or (n, c).
         runtime: what computes its answers, as a person calls it; its time is compared with no other's.
+        doubt: what is odd about how it answers, for the user; empty where nothing is.
 
     """
 
@@ -88,6 +89,7 @@ class Opened:
     has_views: bool = False
     everything: Array | None = None
     runtime: str = "its own framework"
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class ForeignTeacher(nn.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user is told about it."""
-        return (self.reading.note,) if self.reading.note else ()
+        return tuple(filter(None, (self.reading.note, self.opened.doubt)))
 
     def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Return logits (b, c); with further outputs, a mapping of ``logits`` and these.
