@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from potstill.core.errors import UsageError
+from potstill.core.errors import PotstillError, UsageError
 from potstill.export import load_student, save_student
 from potstill.models import zoo
 from potstill.models.preprocess import Preprocessor
@@ -110,3 +110,28 @@ def test_values_keep_their_column(tmp_path: Path) -> None:
     found = load_student(tmp_path, model=Flat())(torch.from_numpy(np.ones((4, 2))))
     assert found.shape == (4, 1)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("file", ["student.safetensors", "student.json"])
+def test_files_that_are_not_what_was_exported_are_refused(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "export"
+    saved(folder, zoo.cnn(2, width=4), model_name="cnn", args={"num_classes": 2, "width": 4})
+    if file == "student.json":
+        config = json.loads((folder / file).read_text())
+        config["preprocess"]["std"][0] *= 1.5
+        (folder / file).write_text(json.dumps(config))
+    else:
+        content = bytearray((folder / file).read_bytes())
+        content[-401] ^= 0x80  # the sign of one weight
+        (folder / file).write_bytes(bytes(content))
+    with pytest.raises(PotstillError, match=rf"{file} is not what was exported"):
+        load_student(folder)
+
+
+def test_exports_of_before_have_no_checksums_and_load(tmp_path: Path) -> None:
+    model = zoo.cnn(2, width=4)
+    saved(tmp_path / "export", model, model_name="cnn", args={"num_classes": 2, "width": 4})
+    config = json.loads((tmp_path / "export/student.json").read_text())
+    del config["checksum"], config["sha256"]
+    (tmp_path / "export/student.json").write_text(json.dumps(config))
+    same(model, tmp_path / "export")

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, UsageError
-from potstill.core.files import atomic_path
+from potstill.core.files import atomic_path, read_json
 from potstill.core.optional import require
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
@@ -232,6 +233,20 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _refuse_damage(path: Path) -> None:
+    """Refuse a file that its run checked when it was exported, and that is another now."""
+    try:
+        entries = read_json(path.with_name("parity.json"))["files"]
+        digests = [entry.get("sha256") for entry in entries if entry["file"] == path.name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if digests and digests[0] not in (None, fingerprint.of_file(path)):
+        raise PotstillError(
+            f"{path} is not what was exported: it was changed, cut or damaged since. Copy it again, or give "
+            "`potstill export` its run."
+        )
+
+
 class OnnxModel:
     """An ONNX file as a function from raw inputs to outputs, on a fixed number of CPU threads.
 
@@ -246,6 +261,7 @@ class OnnxModel:
 
     Raises:
         UsageError: no such file, or one that is not a readable ONNX model.
+        PotstillError: it lies in the folder that a run exported it to, and is not what was exported.
 
     """
 
@@ -253,6 +269,7 @@ class OnnxModel:
         runtime = require("onnxruntime", feature="running ONNX files", extra="export")
         if not Path(path).is_file():
             raise UsageError(f"There is no file {path}.")
+        _refuse_damage(Path(path))
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

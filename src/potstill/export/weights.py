@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from potstill.core.errors import UsageError
+from potstill.core import fingerprint
+from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
@@ -99,34 +100,35 @@ def save_student(
         (folder / UNSAVED).unlink(missing_ok=True)
     parts = copied(model).cpu(), copy.deepcopy(preprocess).cpu()
     student = Student(*parts, task=task, classes=classes, scale=scale).eval()
-    write_json(
-        folder / CONFIG,
-        {
-            "format": _FORMAT,
-            "model": None if model_name is None else _relative(model_name, Path(base), folder),
-            "class": type(model).__name__,
-            "args": arguments,
-            "seed": seed,
-            "unsaved": sorted(unsaved),
-            "preprocess": {
-                "mean": None if preprocess.mean is None else preprocess.mean.tolist(),
-                "std": None if preprocess.std is None else preprocess.std.tolist(),
-                "size": preprocess.size,
-            },
-            "input": {
-                "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-                "shape": list(shape),
-            },
-            "answers": _probe(student, preprocess, shape, dtype),
-            "classes": list(classes),
-            "temperature": temperature if task == "classification" else None,
-            "columns": [column.to_json() for column in columns],
-            "scale": None if scale is None else scale.to_json(),
-            "task": task,
-            "recipe_hash": recipe_hash,
-            "potstill_version": package_version(),
+    config = {
+        "format": _FORMAT,
+        "model": None if model_name is None else _relative(model_name, Path(base), folder),
+        "class": type(model).__name__,
+        "args": arguments,
+        "seed": seed,
+        "unsaved": sorted(unsaved),
+        "preprocess": {
+            "mean": None if preprocess.mean is None else preprocess.mean.tolist(),
+            "std": None if preprocess.std is None else preprocess.std.tolist(),
+            "size": preprocess.size,
         },
-    )
+        "input": {
+            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+            "shape": list(shape),
+        },
+        "answers": _probe(student, preprocess, shape, dtype),
+        "classes": list(classes),
+        "temperature": temperature if task == "classification" else None,
+        "columns": [column.to_json() for column in columns],
+        "scale": None if scale is None else scale.to_json(),
+        "task": task,
+        "recipe_hash": recipe_hash,
+        "potstill_version": package_version(),
+        "sha256": {
+            name: fingerprint.of_file(folder / name) for name in (WEIGHTS, UNSAVED) if (folder / name).is_file()
+        },
+    }
+    write_json(folder / CONFIG, {**config, "checksum": fingerprint.of_json(config)})
     return weights
 
 
@@ -144,6 +146,7 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
     Raises:
         UsageError: no such files, a model that has to be passed, weights that do not fit it, or a model that answers
             otherwise than the student did when it was exported.
+        PotstillError: a file is not what was exported.
 
     """
     folder = Path(folder)
@@ -155,6 +158,7 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
             f"{folder / CONFIG} has format {config.get('format')!r}; this potstill reads format {_FORMAT}. "
             "Use the version of potstill that wrote it."
         )
+    _refuse_damage(folder, config)
     source = config["model"] if model is None else model
     if source is None:
         raise UsageError(
@@ -189,6 +193,20 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
             "with, or export it again."
         )
     return student
+
+
+def _refuse_damage(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse files that are not what was exported; exports of before have no checksums."""
+    own = {name: value for name, value in config.items() if name != "checksum"}
+    wrong = [CONFIG] if config.get("checksum", fingerprint.of_json(own)) != fingerprint.of_json(own) else []
+    for name, digest in config.get("sha256", {}).items():
+        if not (folder / name).is_file() or fingerprint.of_file(folder / name) != digest:
+            wrong.append(name)
+    if wrong:
+        raise PotstillError(
+            f"{folder / wrong[0]} is not what was exported: it was changed, cut or damaged since. Copy the folder "
+            "again, or give `potstill export` its run."
+        )
 
 
 def _made_up(preprocess: Preprocessor, shape: Sequence[int], dtype: str | torch.dtype | None) -> Tensor:

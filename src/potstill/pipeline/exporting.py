@@ -327,6 +327,9 @@ def _replace(
             entry["kept"] = True
     for name in () if refused else set(FILES.values()) - {entry["file"] for entry in entries}:
         (folder / name).unlink(missing_ok=True)
+    for entry in entries:
+        if entry["ok"]:
+            entry["sha256"] = fingerprint.of_file(folder / entry["file"])
     files = [entry for name in FILES for entry in (*entries, *kept) if entry["format"] == name]
     budget = job.recipe.budget
     chosen = recommended(files, megabytes=budget.megabytes, milliseconds=budget.milliseconds)
