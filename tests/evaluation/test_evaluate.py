@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from potstill.core.errors import PotstillError, UsageError
+from potstill.core.errors import PotstillError, PotstillWarning, UsageError
 from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, with_limits
 
 LATENCY = {"1": {"p50": 1.0, "p95": 2.0, "per_second": 1000.0}}
@@ -227,3 +227,14 @@ def test_what_does_not_fit_is_refused() -> None:
     broken[7, 1] = np.nan
     with pytest.raises(PotstillError, match=r"alone student, seed 5.* 1 numbers that are not finite"):
         run(**{**given, "alone": {**alone, 5: broken}})
+
+
+def test_calls_of_before_that_resample_are_told_that_nothing_is() -> None:
+    targets = np.arange(40) % 2
+    outputs = {0: np.eye(2)[targets] + np.random.default_rng(0).normal(size=(40, 2))}
+    size = Size(None, None, None)
+    given = {"task": "classification", "targets": targets, "teacher": None, "alone": outputs, "distilled": outputs}
+    given["sizes"] = {"alone": size, "distilled": size}
+    with pytest.warns(PotstillWarning, match="intervals are computed without resampling"):
+        old = evaluate(**given, resamples=300, seed=1)
+    assert old == evaluate(**given)

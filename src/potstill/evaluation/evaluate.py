@@ -5,13 +5,14 @@ Pure NumPy: nothing here runs a model. Shape legend: n test examples, c classes,
 
 from __future__ import annotations
 
+import warnings as python_warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from potstill.core.errors import PotstillError, UsageError
+from potstill.core.errors import PotstillError, PotstillWarning, UsageError
 from potstill.evaluation import delete_one, metrics
 from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_softmax
 from potstill.evaluation.delete_one import Jackknife, of_mean
@@ -50,6 +51,8 @@ def evaluate(
     metric: str | None = None,
     warnings: Sequence[str] = (),
     num_disagreements: int = 24,
+    resamples: int | None = None,
+    seed: int | None = None,
 ) -> EvaluationResult:
     """Compare teacher, students trained alone and distilled students on the test split.
 
@@ -73,12 +76,19 @@ def evaluate(
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
             alone or not clearly better than chance is added here.
         num_disagreements: how many examples to list.
+        resamples: of calls of before; a warning says that intervals are computed without resampling.
+        seed: as ``resamples``.
 
     Raises:
         UsageError: arrays that do not fit each other, different seeds, missing sizes.
         PotstillError: outputs that are not finite.
 
     """
+    if resamples is not None or seed is not None:
+        text = (
+            "evaluate(resamples=, seed=) no longer do anything: intervals are computed without resampling. Drop them."
+        )
+        python_warnings.warn(text, PotstillWarning, stacklevel=2)
     others = others or {}
     _check(task, targets, teacher, alone, distilled, others, sizes, classes)
     seeds = tuple(distilled)
