@@ -98,7 +98,7 @@ _TABLE = Preset(
 # Distils a classifier for table rows. Paths are relative to this file.
 task: classification
 data:
-  train: $data\t# numeric columns; validation and test are split off when not given
+  train: $data\t# columns of numbers or texts; validation and test are split off when not given
   target: label\t# the column with the class
 teacher:
   model: $teacher\t# a name from potstill.models.zoo, or 'my_models.py:build'
@@ -122,7 +122,7 @@ _REGRESSION = Preset(
 # Distils a regression model for table rows. Paths are relative to this file.
 task: regression
 data:
-  train: $data\t# numeric columns; validation and test are split off when not given
+  train: $data\t# columns of numbers or texts; validation and test are split off when not given
   target: value\t# the column to predict
 teacher:
   model: $teacher\t# a name from potstill.models.zoo, or 'my_models.py:build'
