@@ -110,6 +110,18 @@ def test_tables_and_disagreements() -> None:
     assert all(entry["teacher"] != entry["distilled"] for entry in result.disagreements)
 
 
+def test_samples_that_both_answer_alike_are_no_disagreements() -> None:
+    given = classification()
+    student = given["teacher"] + np.random.default_rng(0).normal(0, 1e-3, given["teacher"].shape)
+    turned = [3, 70, 101]
+    student[turned] = -student[turned]
+    found = run(**{**given, "distilled": dict.fromkeys(given["distilled"], student)}).disagreements
+    expected = np.flatnonzero(student.argmax(1) != given["teacher"].argmax(1))
+    assert set(turned) <= set(expected)
+    assert len(expected) < 24
+    assert sorted(entry["row"] for entry in found) == expected.tolist()
+
+
 def test_json_round_trip_through_text() -> None:
     result = run(**classification(limits=[Limit("student.onnx", 1.0, 0.5, "MB")]))
     again = EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))

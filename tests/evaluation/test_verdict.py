@@ -205,12 +205,12 @@ def test_a_metric_of_which_less_is_better() -> None:
         num_examples=10,
     )
     assert verdict.helped == "yes"
-    assert verdict.headline == "Distillation helped: 0.1 of log loss more than the same student trained alone."
+    assert verdict.headline == "Distillation helped: 0.100 of log loss better than the same student trained alone."
     assert (
-        "is 0.1 of log loss better than the same student trained alone (95 % interval 0.05 to 0.15"
+        "is 0.100 of log loss better than the same student trained alone (95 % interval 0.0500 to 0.150"
         in (verdict.sentences[0])
     )
-    assert verdict.sentences[1] == "Its log loss is 0.4, the teacher's 0.3."
+    assert verdict.sentences[1] == "Its log loss is 0.400, the teacher's 0.300."
 
 
 def test_a_weak_teacher_is_a_warning() -> None:

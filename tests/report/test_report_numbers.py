@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from potstill.evaluation.verdict import Difference, judge
 from potstill.report import numbers
 
 THIN = "\u202f"
@@ -14,10 +15,10 @@ THIN = "\u202f"
     [
         ("accuracy", 0.9134, f"91.3{THIN}%"),
         ("accuracy", 1.0, f"100.0{THIN}%"),
-        ("nll", 0.0153, "0.015"),
+        ("nll", 0.0153, "0.0153"),
         ("r2", -0.25, "\u22120.250"),
         ("rmse", 12345.6, "12,346"),
-        ("kl_to_teacher", 0.0, "0.000"),
+        ("kl_to_teacher", 0.0, "0"),
         ("accuracy", math.nan, "\u2013"),
         ("accuracy", None, "\u2013"),
         ("made_up", 0.5, "0.500"),
@@ -33,11 +34,42 @@ def test_a_score_is_shown_with_its_unit(name: str, value: float | None, text: st
         ("accuracy", 0.027, f"+2.7{THIN}points"),
         ("accuracy", -0.0341, f"\u22123.4{THIN}points"),
         ("r2", 0.064, "+0.064"),
-        ("rmse", -1.259, "\u22121.259"),
+        ("rmse", -1.259, "\u22121.26"),
     ],
 )
 def test_a_difference_carries_its_sign(name: str, value: float, text: str) -> None:
-    assert numbers.difference(name, value) == text
+    assert numbers.difference(name, value, value, value)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers_of_it", "text", "interval"),
+    [
+        ("accuracy", (-0.0065, -0.0215, 0.0085), f"-0.65{THIN}points", "-2.15 to +0.85"),
+        ("accuracy", (0.0212, -0.0003, 0.0405), f"+2.12{THIN}points", "-0.03 to +4.05"),
+        ("r2", (0.0004, -0.0021, 0.0031), "+0.0004", "-0.0021 to +0.0031"),
+        ("rmse", (-39.277, -512.4, 3.4567), "-39.3", "-512 to +3.46"),
+    ],
+)
+def test_page_and_verdict_write_a_difference_with_the_same_digits(
+    metric: str, numbers_of_it: tuple[float, float, float], text: str, interval: str
+) -> None:
+    shown = numbers.difference(metric, *numbers_of_it)
+    assert [part.replace(numbers.MINUS, "-") for part in shown] == [text, interval]
+    found = Difference(*numbers_of_it)
+    scores = {name: {metric: 0.5, "rmse": 1.0} for name in ("alone", "distilled")}
+    said = judge(
+        metric=metric,
+        scores=scores,
+        differences={"distilled-alone": {metric: found}},
+        parameters={"distilled": 10},
+        num_seeds=3,
+        num_examples=100,
+    ).sentences[0]
+    ends = interval.replace("+", "").split(" to ")
+    # Of an error a smaller one is the gain, so the verdict turns the signs round.
+    said_ends = ends if metric != "rmse" else ["-3.46", "512"]
+    assert f"{text.lstrip('+-').split(THIN)[0]} " in said
+    assert f"(95 % interval {' to '.join(said_ends)}, 3 seeds)" in said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ NOTHING = "-"
 _printed: list[bool] = []
 MODEL_NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro_f1": "macro F1", "r2": "R2"}
-PERCENT = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def is_terminal() -> bool:
@@ -157,7 +156,9 @@ def score(metric: str, value: float | None) -> str:
     """Return a metric's value: shares as percentages, the rest as numbers."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.1f}%" if metric in PERCENT else f"{value:.3f}"
+    from potstill.evaluation import shown
+
+    return f"{shown.level(metric, value)}{'%' if metric in shown.PERCENT else ''}"
 
 
 def interval(metric: str, bounds: Sequence[float] | None) -> str:

@@ -28,6 +28,7 @@ Scored = tuple[Difference, tuple[float, ...]]  # a score with its interval, and 
 
 CLASSES_SHOWN = 100
 CLASSES_NAMED = 5
+DISAGREEMENTS = 24  # listed at most
 HEADLINES: Mapping[Task, str] = {"classification": "accuracy", "regression": "r2"}
 OVER_CLASSES = ("balanced_accuracy", "auc")  # averages over classes, however few examples a class has
 ABOUT_TEACHER = ("agreement", "kl_to_teacher")  # of no worth in themselves: they are no headline
@@ -50,7 +51,7 @@ def evaluate(
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
-    num_disagreements: int = 24,
+    num_disagreements: int = DISAGREEMENTS,
     resamples: int | None = None,
     seed: int | None = None,
 ) -> EvaluationResult:
@@ -75,7 +76,7 @@ def evaluate(
         metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
             alone or not clearly better than chance is added here.
-        num_disagreements: how many examples to list.
+        num_disagreements: how many examples to list at most; those of one class for both are no disagreement.
         resamples: of calls of before; a warning says that intervals are computed without resampling.
         seed: as ``resamples``.
 
@@ -373,8 +374,7 @@ def _disagreements(
         p, q = np.exp(log_softmax(teacher)), np.exp(log_softmax(student))
         distance = 0.5 * np.abs(p - q).sum(axis=1)
         said = (targets, metrics.predictions(teacher), metrics.predictions(student))
-        # Different answers come before different confidence in the same answer.
-        first = distance + (said[1] != said[2])
+        first = np.where(said[1] != said[2], distance, 0.0)
         sure = [p.max(axis=1), q.max(axis=1)]
     rows = np.argsort(-first, kind="stable")[:limit]
     return [
@@ -389,5 +389,5 @@ def _disagreements(
             "student_confidence": None if sure[1] is None else float(sure[1][row]),
         }
         for row in rows
-        if distance[row] > 0
+        if first[row] > 0
     ]

@@ -15,6 +15,7 @@ from potstill.core.errors import UsageError
 from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_odds, log_softmax
 
 NUM_BINS = 15
+PER_COLUMN = ("rmse", "mae")  # in the targets' unit: several columns have several units
 TIE = 1e-6  # log odds closer than this count as equal: float32 scores of equal probabilities differ by less
 
 
@@ -53,6 +54,23 @@ RANGES = {
     "r2": Range(-np.inf, 1.0, higher_is_better=True),
 }
 """Every metric of an evaluation."""
+
+
+def about(name: str) -> Range:
+    """Return what values a metric can have; that of one column, ``rmse_2``, has those of its own kind."""
+    return RANGES[kind_and_column(name)[0]]
+
+
+def kind_and_column(name: str) -> tuple[str, int | None]:
+    """Return the kind and the column, from 1, of an error of one of several columns: ``rmse_2``; else the name."""
+    kind, _, column = name.rpartition("_")
+    return (kind, int(column)) if kind in PER_COLUMN and column.isdecimal() else (name, None)
+
+
+def unbounded(name: str) -> bool:
+    """Return whether a metric is an error that can have any size; an unknown one is not."""
+    known = RANGES.get(kind_and_column(name)[0])
+    return known is not None and known.high == np.inf
 
 
 def predictions(logits: Array) -> Ints:

@@ -136,7 +136,8 @@ class EvaluationResult:
             together; confidence and accuracy are None in an empty bin. Empty for regression.
         confusion: model -> c lists of c numbers, rows are true classes, averaged over seeds. Empty for regression
             and beyond 100 classes.
-        disagreements: test examples on which teacher and distilled student differ most, worst first, each
+        disagreements: test examples on which teacher and distilled student differ most, worst first, of a
+            classification only those that they answer with different classes, each
             ``{"id", "row", "name", "label", "teacher", "distilled", "teacher_confidence", "student_confidence"}``;
             ``row`` counts in the test split; label, teacher and distilled are class numbers, or lists of values with
             confidences None for regression.

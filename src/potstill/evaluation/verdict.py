@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.core.text import counted
-from potstill.evaluation.metrics import RANGES
+from potstill.evaluation.metrics import about
+from potstill.evaluation.shown import PERCENT, change, level
 
 Helped = Literal["yes", "no", "unclear"]
 
@@ -22,7 +23,6 @@ that distillation did not help."""
 NARROWER = 0.85
 """Twice the seeds, or twice the test examples, are advised where they would leave at most this share of the width."""
 
-PERCENT = ("accuracy", "balanced_accuracy", "macro_f1", "agreement", "ece")  # said as percentages and points
 SHARED = ("accuracy", "balanced_accuracy", "macro_f1", "r2")  # of which a share of the teacher's means something
 WORDS = {
     "accuracy": "accuracy",
@@ -145,7 +145,7 @@ def judge(
     """Put the numbers into words.
 
     Args:
-        metric: what the verdict is about, a name of `metrics.RANGES`.
+        metric: what the verdict is about, a metric's name.
         scores: ``"teacher"``, ``"alone"``, ``"distilled"`` -> metric name -> value.
         differences: ``"distilled-alone"``, with a separate teacher ``"distilled-teacher"``, and with further models
             ``"teacher-<name>"``, the merged teacher against its best member -> metric -> first minus second.
@@ -158,7 +158,7 @@ def judge(
 
     """
     gain = _gain_of(metric, differences["distilled-alone"][metric])
-    worth = NEGLIGIBLE if RANGES[metric].rate or metric == "r2" else NEGLIGIBLE * abs(scores["alone"][metric])
+    worth = NEGLIGIBLE if about(metric).rate or metric == "r2" else NEGLIGIBLE * abs(scores["alone"][metric])
     helped = _helped(gain, worth)
     sentences = [_gain(metric, gain, worth, num_seeds)]
     to_teacher = differences.get("distilled-teacher", {}).get(metric)
@@ -179,9 +179,9 @@ def judge(
     ]
     calibration = differences["distilled-alone"].get("ece")
     if calibration is not None and calibration.clear and metric != "ece":
-        change = "less well" if calibration.low > 0 else "better"
+        way = "less well" if calibration.low > 0 else "better"
         sentences.append(
-            f"Its confidence is {change} calibrated than that of the student trained alone: calibration error "
+            f"Its confidence is {way} calibrated than that of the student trained alone: calibration error "
             f"{scores['distilled']['ece']:.3f} against {scores['alone']['ece']:.3f}."
         )
     calibrated = {name: found["ece_calibrated"] for name, found in scores.items() if "ece_calibrated" in found}
@@ -209,7 +209,7 @@ def judge(
 
 def _gain_of(metric: str, difference: Difference) -> Difference:
     """Return a difference such that more is better."""
-    if RANGES[metric].higher_is_better:
+    if about(metric).higher_is_better:
         return difference
     return replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
 
@@ -226,12 +226,13 @@ def _merged(metric: str, member: str, difference: Difference) -> str:
         found = "better than" if difference.value > 0 else "worse than"
     return (
         f"The merged teacher is {found} its best member on these examples, {member}: "
-        f"{_amount(metric, difference.value, sign=True)} (95 % interval {_interval(metric, difference)})."
+        f"{_amount(metric, difference, sign=True)} (95 % interval {_interval(metric, difference)})."
     )
 
 
 def _headline(metric: str, helped: Helped, gain: Difference, num_seeds: int) -> str:
-    size, most = _amount(metric, abs(gain.value)), _amount(metric, max(gain.high, 0.0))
+    size = _amount(metric, gain)
+    most = _unit(metric, change(metric, gain.value, gain.low, max(gain.high, 0.0))[2])
     if num_seeds < SEEDS_FOR_A_CLAIM:
         if helped == "yes":
             return f"This distilled student is {size} better than this one trained alone."
@@ -243,7 +244,8 @@ def _headline(metric: str, helped: Helped, gain: Difference, num_seeds: int) -> 
             return f"This distilled student is {size} better than this one trained alone, perhaps too little to matter."
         return "Not enough test examples to tell this distilled student from this one trained alone."
     if helped == "yes":
-        return f"Distillation helped: {size} more than the same student trained alone."
+        more = "more" if about(metric).higher_is_better else "better"
+        return f"Distillation helped: {size} {more} than the same student trained alone."
     if gain.high < 0:
         return f"Distillation did not help: the student is {size} worse than the same student trained alone."
     if helped == "no":
@@ -263,20 +265,21 @@ def _budget(limits: Sequence[Limit]) -> list[str]:
 
 
 def _gain(metric: str, gain: Difference, worth: float, num_seeds: int) -> str:
-    size = _amount(metric, abs(gain.value))
-    about = f"(95 % interval {_interval(metric, gain)}, {counted(num_seeds, 'seed')})"
+    size = _amount(metric, gain)
+    behind = f"(95 % interval {_interval(metric, gain)}, {counted(num_seeds, 'seed')})"
     if gain.clear:
         better = gain.value > 0
-        if RANGES[metric].higher_is_better:
+        if about(metric).higher_is_better:
             verb, over = ("gains", "over") if better else ("loses", "against")
-            text = f"The distilled student {verb} {size} {over} the same student trained alone {about}"
+            text = f"The distilled student {verb} {size} {over} the same student trained alone {behind}"
         else:
             word = "better" if better else "worse"
-            text = f"The distilled student is {size} {word} than the same student trained alone {about}"
-        small = f"; a gain below {_amount(metric, worth)} is not worth having" if better and gain.value < worth else ""
+            text = f"The distilled student is {size} {word} than the same student trained alone {behind}"
+        least = _amount(metric, Difference(worth, worth, worth))
+        small = f"; a gain below {least} is not worth having" if better and gain.value < worth else ""
         return f"{text}{small}. {_meaning(num_seeds)}"
-    size = _amount(metric, gain.value, sign=True)
-    text = f"The distilled student differs by {size} from the same student trained alone {about}"
+    size = _amount(metric, gain, sign=True)
+    text = f"The distilled student differs by {size} from the same student trained alone {behind}"
     if gain.high < worth:
         return f"{text}: no gain worth having is left in that interval. {_meaning(num_seeds)}"
     return f"{text}: that may be chance. {_meaning(num_seeds)}{_advice(gain)}"
@@ -386,32 +389,25 @@ def _word(metric: str) -> str:
     return WORDS.get(metric, metric)
 
 
-def _amount(metric: str, value: float, *, sign: bool = False) -> str:
-    plus = "+" if sign else ""
+def _amount(metric: str, gain: Difference, *, sign: bool = False) -> str:
+    """Return a difference with its unit: its size, or with its sign."""
+    text = change(metric, gain.value, gain.low, gain.high)[0]
+    return _unit(metric, f"{'+' if gain.value >= 0 else ''}{text}" if sign else text.removeprefix("-"))
+
+
+def _unit(metric: str, text: str) -> str:
     if metric in PERCENT:
-        digits = 1 if abs(value) >= 0.0095 or value == 0 else 2
-        return f"{100 * value:{plus}.{digits}f} points of {_word(metric)}"
-    if RANGES[metric].higher_is_better:
-        return f"{value:{plus}.3f} {_word(metric)}"
-    return f"{'+' if sign and value >= 0 else ''}{_number(value)} of {_word(metric)}"
+        return f"{text} points of {_word(metric)}"
+    return f"{text} {'' if about(metric).higher_is_better else 'of '}{_word(metric)}"
 
 
 def _interval(metric: str, difference: Difference) -> str:
-    scale = 100 if metric in PERCENT else 1
-    ends = scale * difference.low, scale * difference.high
-    if metric not in PERCENT and not RANGES[metric].higher_is_better:
-        return f"{_number(ends[0])} to {_number(ends[1])}"
-    digits = 3 if scale == 1 else 1 if abs(difference.value) >= 0.0095 else 2
-    # An end that is not 0 must not look like 0: whether 0 lies inside is the point.
-    while digits < 6 and any(end and not float(f"{end:.{digits}f}") for end in ends):
-        digits += 1
-    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+    _, low, high = change(metric, difference.value, difference.low, difference.high)
+    return f"{low} to {high}"
 
 
 def _level(metric: str, value: float) -> str:
-    if metric in PERCENT:
-        return f"{100 * value:.1f} %"
-    return f"{value:.3f}" if RANGES[metric].higher_is_better else _number(value)
+    return f"{level(metric, value)}{' %' if metric in PERCENT else ''}"
 
 
 def _share(value: float) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from potstill.core.text import counted
 from potstill.evaluation import EvaluationResult
+from potstill.evaluation.evaluate import DISAGREEMENTS
 from potstill.report import numbers
 from potstill.report.charts import answer_rows, confusion_cells, reliability_lines, score_rows
 from potstill.report.figures import Figure, draw
@@ -73,6 +75,7 @@ class Disagreements:
     num_values: int
     more_values: int
     figure: Figure | None
+    reading: str = ""
 
 
 def short(name: str, length: int = LONGEST_NAME) -> str:
@@ -229,7 +232,20 @@ def disagreements(files: RunFiles, evaluation: EvaluationResult) -> Disagreement
         )
     size = 0 if samples is None or pictures else int(np.prod(samples.shape[1:]))
     figure = None if evaluation.task == "classification" else _answer_figure(evaluation)
-    return Disagreements(tuple(found), pictures, min(size, MOST_VALUES), max(0, size - MOST_VALUES), figure)
+    more = max(0, size - MOST_VALUES)
+    return Disagreements(tuple(found), pictures, min(size, MOST_VALUES), more, figure, _reading(evaluation, len(found)))
+
+
+def _reading(evaluation: EvaluationResult, listed: int) -> str:
+    """Return what the list holds, and whether these are all that there are."""
+    if evaluation.task == "regression":
+        return "The test samples on which the distilled student and its teacher differ most, largest difference first."
+    if listed < DISAGREEMENTS:
+        return f"{counted(listed, 'test sample')} got another class from the distilled student than from its teacher."
+    return (
+        f"{listed:,} of the test samples that got another class from the distilled student than from its teacher, "
+        "largest difference first."
+    )
 
 
 def _answer(model: str, record: Any, confidence: str, evaluation: EvaluationResult) -> Answer:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from potstill.evaluation import shown
+
 THIN = "\u202f"  # narrow no-break space between a number and its unit
 MINUS = "\u2212"
 DASH = "\u2013"
@@ -75,41 +77,31 @@ def significant(value: float | None, digits: int = 3) -> str:
     """Return ``value`` with about ``digits`` significant digits, without an exponent where it can be avoided."""
     if value is None or not math.isfinite(value):
         return DASH
-    size = abs(value)
-    if size == 0:
-        return "0"
-    if size >= 1e7 or size < 1e-4:
-        text = f"{value:.{digits - 1}e}"
-    else:
-        text = f"{value:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
-    return text.replace("-", MINUS)
+    return shown.significant(value, digits).replace("-", MINUS)
 
 
 def score(name: str, value: float | None, *, unit: bool = True) -> str:
     """Return one value of the metric ``name``: ``91.3 %`` or ``0.412``."""
     if value is None or not math.isfinite(value):
         return DASH
-    if metric(name).kind == "percent":
-        return f"{100 * value:.1f}{THIN + '%' if unit else ''}".replace("-", MINUS)
-    return f"{value:.3f}".replace("-", MINUS) if 1e-3 <= abs(value) < 100 or value == 0 else significant(value)
+    percent = f"{THIN}%" if unit and name in shown.PERCENT else ""
+    return f"{shown.level(name, value)}{percent}".replace("-", MINUS)
 
 
-def difference(name: str, value: float | None, *, unit: bool = True) -> str:
-    """Return a signed difference of two values of ``name``: ``+1.4 points`` or ``−0.021``."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    if metric(name).kind == "percent":
-        return f"{100 * value:+.1f}{THIN + 'points' if unit else ''}".replace("-", MINUS)
-    text = f"{value:.4f}".replace("-", MINUS) if 5e-5 <= abs(value) < 1e-3 else score(name, value, unit=unit)
-    return text if text.startswith(MINUS) else f"+{text}"
+def difference(name: str, value: float, low: float, high: float) -> tuple[str, str]:
+    """Return a signed difference of two values of ``name`` and its interval: ``+1.4 points``, ``+0.2 to +2.6``."""
+    texts = [
+        (DASH if not math.isfinite(number) else text if text.startswith("-") else f"+{text}").replace("-", MINUS)
+        for number, text in zip((value, low, high), shown.change(name, value, low, high), strict=True)
+    ]
+    return f"{texts[0]}{THIN + 'points' if name in shown.PERCENT else ''}", f"{texts[1]} to {texts[2]}"
 
 
-def interval(name: str, bounds: tuple[float, float] | None, *, signed: bool = False) -> str:
+def interval(name: str, bounds: tuple[float, float] | None) -> str:
     """Return ``90.1 to 92.4`` for the two ends of an interval of ``name``, without units."""
     if bounds is None:
         return ""
-    show = difference if signed else score
-    return f"{show(name, bounds[0], unit=False)} to {show(name, bounds[1], unit=False)}"
+    return f"{score(name, bounds[0], unit=False)} to {score(name, bounds[1], unit=False)}"
 
 
 def count(value: float | None) -> str:

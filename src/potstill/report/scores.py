@@ -121,8 +121,7 @@ def _difference_cell(name: str, found: Difference | None) -> Cell:
         note = ""
     else:
         note = "better" if (found.value > 0) == (better == "higher") else "worse"
-    bounds = numbers.interval(name, (found.low, found.high), signed=True)
-    return Cell(numbers.difference(name, found.value), bounds, note)
+    return Cell(*numbers.difference(name, found.value, found.low, found.high), note)
 
 
 def _cost_rows(models: list[ModelScores], file: Record | None) -> list[ScoreRow]:
@@ -184,7 +183,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
     changes = [
         _row(
             pair.partition("-")[0],
-            f"{label}  {numbers.difference(name, change.value)}",
+            f"{label}  {numbers.difference(name, change.value, change.low, change.high)[0]}",
             change.value,
             (change.low, change.high),
         )
