@@ -6,7 +6,6 @@ was fine-tuned equally long on the labels alone; nothing is chosen by these numb
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 from pathlib import Path
@@ -24,6 +23,7 @@ from potstill.evaluation import predict
 from potstill.evaluation.delete_one import of_mean
 from potstill.evaluation.intervals import interval, spare
 from potstill.models import Preprocessor, load_weights
+from potstill.models.beside_weights import copied
 from potstill.models.last_layer import answer_in_standard_units
 from potstill.objective import preset
 from potstill.pipeline.build import Job
@@ -54,16 +54,16 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
         batch_size=job.recipe.training.batch_size,
         precision=job.recipe.training.precision,
     )
-    copied = copy.deepcopy(job.make_teacher())  # a module that was given is not the copy
-    copied.load_state_dict(teacher.state_dict())
-    learn_standard_units(job, copied)
-    copied.requires_grad_(True)
+    learner = copied(job.make_teacher())  # a module that was given stays as it is
+    learner.load_state_dict(teacher.state_dict())
+    learn_standard_units(job, learner)
+    learner.requires_grad_(True)
     helper = None
     if way == "helped":
         student = trained_student(job, out, best_seed(job, out), "distilled")
         helper = LiveTeacher(student, preprocess=job.student_preprocess, device=job.device)
     return train(
-        copied,
+        learner,
         job.data.to_learn(),
         objective=preset("auto" if way == "helped" else "alone", job.data.task),
         settings=settings,
@@ -108,10 +108,10 @@ def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
     """Score the teacher before and after on the test split, with 95 % intervals of the paired differences."""
     test = job.data.test
     scores = {"before": _scores(job, teacher, test, job.teacher_scale)}
-    copied = copy.deepcopy(job.make_teacher())  # a module that was given is not the copy
+    model = copied(job.make_teacher())  # a module that was given stays as it is
     for way in WAYS:
-        load_weights(copied, out / FOLDER / way / "weights.safetensors")
-        scores[way] = _scores(job, copied, test)
+        load_weights(model, out / FOLDER / way / "weights.safetensors")
+        scores[way] = _scores(job, model, test)
     pairs = {f"helped-{other}": scores["helped"] - scores[other] for other in ("before", "by-labels")}
     differences = {}
     for name, values in pairs.items():

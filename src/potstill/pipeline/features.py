@@ -89,7 +89,7 @@ def trained_teacher(whole: Job, out: Path) -> nn.Module:
     if race is not None:
         key.results[race.name] = chosen_rates(out, race)
     for number in teachers_of(whole):
-        training = of_teacher(whole, key, number)
+        training = of_teacher(key, number)
         if look_at(RunFolder(out), training.stage, training.inputs, training).usable:
             load_weights(model, folder / "weights.safetensors")
     return model.eval()

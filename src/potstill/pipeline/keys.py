@@ -17,7 +17,7 @@ from potstill.objective import Schedule
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.inputs import Inputs, settings_of
-from potstill.pipeline.racing import Race, student_race, teacher_races
+from potstill.pipeline.racing import Race, student_race, teacher_races, teacher_stage
 from potstill.recipe.schema import METRICS, Member, Model, Teacher
 
 Kind = Literal["alone", "distilled"]
@@ -101,7 +101,7 @@ class Keys:
 
     def teacher(self, number: int = 0) -> Inputs:
         """Of a teacher that is trained here; of several the i-th, counted from 1."""
-        return self._raced(f"teacher {number}" if number else "teacher")
+        return self._raced(teacher_stage(number))
 
     def features(self, layer: str) -> Inputs:
         """Of what one of the teacher's layers says of the samples."""

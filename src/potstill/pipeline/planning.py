@@ -26,7 +26,7 @@ from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import ANSWERS, KINDS, Keys, keys, stage_name, student_runs
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.objectives import layers_of, made_for, terms_of
-from potstill.pipeline.racing import training_settings
+from potstill.pipeline.racing import teacher_stage, training_settings
 from potstill.pipeline.stage_runner import Seen
 from potstill.pipeline.survey import survey
 from potstill.pipeline.teacher_score import TeacherScore, refuse, score_teacher
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     job = job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
     key = keys(job)
-    seen = survey(job, RunFolder(out), key)
+    seen = survey(RunFolder(out), key)
     student, teacher = job.make_student(recipe.seed), job.make_teacher() if job.has_teacher else None
     if teacher is not None and ANSWERS in key.results:  # a teacher that is trained here is finished
         teacher = with_weights(job, out)
@@ -193,7 +193,7 @@ def _stages(
         model = member_model(teacher, number - 1) if isinstance(teacher, MergedTeacher) and number else teacher
         seconds = training_seconds(model, preprocessor(section.preprocess), section.train)
         what = f"train {section.model if number else 'the teacher'} for {section.train.epochs} epochs"
-        name = f"teacher {number}" if number else "teacher"
+        name = teacher_stage(number)
         yield from raced(name, seconds)
         yield planned(name, what, seconds)
     if store is not None:

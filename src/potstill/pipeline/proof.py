@@ -76,17 +76,21 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     if test.names is not None:
         found["names"] = np.array(test.names)
     found["rows_of"] = np.array(test.rows_of or "")
+    held: dict[str, list[Array]] = {} if teacher is None else _held_by_teacher(job, teacher)
     for kind in KINDS:
-        found[kind] = np.stack(
-            [
-                _predicted(job, Shown(trained_student(job, out, seed, kind), job.student_preprocess), f"{kind} {seed}")
-                for seed in seeds(job)
-            ]
-        )
+        on_test, held[kind] = [], []
+        for seed in seeds(job):
+            student = Shown(trained_student(job, out, seed, kind), job.student_preprocess)
+            on_test.append(_predicted(job, student, f"{kind} {seed}"))
+            if job.data.task == "classification":
+                held[kind].append(_predicted(job, student, f"{kind} {seed}", "validation"))
+        found[kind] = np.stack(on_test)
     for name, other in other_models(job, teacher, out).items():
         found[f"{OTHER}{name}"] = _predicted(job, other, name)
     if job.data.task == "classification":
-        write_json(out / CALIBRATION, _calibrated(job, teacher, out))
+        labels = job.data.validation.targets
+        fitted = {name: [calibrate(logits, labels).to_json() for logits in each] for name, each in held.items()}
+        write_json(out / CALIBRATION, fitted)
     with atomic_path(out / "predictions.npz") as path, path.open("wb") as file:
         np.savez(file, allow_pickle=False, **found)
 
@@ -100,19 +104,13 @@ def temperatures(out: Path) -> dict[str, list[float]]:
     return {name: [each["temperature"] for each in calibrations] for name, calibrations in found.items()}
 
 
-def _calibrated(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Fit a temperature for each student on validation; for the teacher where asking is free."""
+def _held_by_teacher(job: Job, teacher: LiveTeacher) -> dict[str, list[Array]]:
+    """Return what the teacher answers to the validation split, where asking it about classes is free."""
     validation = job.data.validation
-    answers: dict[str, list[Array]] = {}
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
-    if teacher is not None and not costs and job.teacher.votes is None and covers(teacher.model, validation.ids):
-        answers["teacher"] = [stages.answers_to(job, teacher, validation, "teacher on the validation split")]
-    for kind in KINDS:
-        students = {seed: Shown(trained_student(job, out, seed, kind), job.student_preprocess) for seed in seeds(job)}
-        answers[kind] = [_predicted(job, one, f"{kind} {seed}", "validation") for seed, one in students.items()]
-    return {
-        name: [calibrate(logits, validation.targets).to_json() for logits in each] for name, each in answers.items()
-    }
+    if job.data.task != "classification" or costs or job.teacher.votes or not covers(teacher.model, validation.ids):
+        return {}
+    return {"teacher": [stages.answers_to(job, teacher, validation, "teacher on the validation split")]}
 
 
 @dataclass(frozen=True)

@@ -121,15 +121,20 @@ def student_race(job: Job, arm: str) -> Race | None:
     return race(arm, settings, job.make_student(job.recipe.seed), recipe=job.recipe, trained=trained, data=job.data)
 
 
+def teacher_stage(number: int) -> str:
+    """Return the stage that trains the teacher (0), or the i-th of several."""
+    return f"teacher {number}" if number else "teacher"
+
+
 def teacher_races(job: Job) -> dict[str, Race | None]:
     """Return the races of the teacher, or of the members of several, that are trained here, by their stage's name."""
     sections: dict[str, tuple[AnyModel, nn.Module, Data]] = {}
     if job.teacher.train is not None:
-        sections["teacher"] = job.teacher, job.make_teacher(), job.data
+        sections[teacher_stage(0)] = job.teacher, job.make_teacher(), job.data
     for index, member in enumerate(job.members):
         if member.train is not None:
             data = job.data if member.classes is None else only_classes(job.data, member.classes)
-            sections[f"teacher {index + 1}"] = member, job.make_member(index), data
+            sections[teacher_stage(index + 1)] = member, job.make_member(index), data
     return {
         name: race(
             name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,15 +16,16 @@ from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
+from potstill.models.beside_weights import copied
 from potstill.pipeline import back, exporting, features, proof, stages
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
-from potstill.pipeline.keys import KINDS, keys, student_runs
+from potstill.pipeline.keys import KINDS, Keys, keys, student_runs
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
-from potstill.pipeline.stage_runner import Seen, StageRunner
+from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.survey import announce, survey
 from potstill.pipeline.teacher_score import check_teacher
 from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers, with_weights
@@ -133,11 +132,12 @@ def run(
     job = features.job_for(recipe, out=out, base=base, given=given)
     check_chain(job)
     if job.recipe.back_to_teacher is not None and job.teacher_scale is not None:
-        back.learn_standard_units(job, copy.deepcopy(job.make_teacher()))  # what cannot be done shows now
+        back.learn_standard_units(job, copied(job.make_teacher()))  # what cannot be done shows now
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
-        _stages(_with_features(job, recipe, folder, accelerator, given), folder, accelerator)
+        key = keys(_with_features(job, recipe, folder, accelerator, given))
+        _stages(key, StageRunner(folder, accelerator, key.results))
         return Run(out)
     with folder.locked():
         begin_telling(out)
@@ -145,11 +145,12 @@ def run(
         job = _with_features(job, recipe, folder, accelerator, given)
         if job.has_finished_teacher:
             check_teacher(job, with_weights(job, out), out)
-        seen = survey(job, folder, keys(job))
+        key = keys(job)
+        seen = survey(folder, key)
         announce(folder, seen)
         begin(job, folder, command)
         tell(try_student(job, folder), folder=out)
-        _stages(job, folder, accelerator, seen)
+        _stages(key, StageRunner(folder, accelerator, key.results, seen))
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
         tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
@@ -200,10 +201,9 @@ def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Acc
     return features.job_for(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping[str, Seen] | None = None) -> None:
-    """Run every stage that is not finished yet; ``seen`` as in `StageRunner`."""
-    runner = StageRunner(folder, accelerator, seen=seen or {})
-    key = keys(job, runner.results)
+def _stages(key: Keys, runner: StageRunner) -> None:
+    """Run every stage that is not finished yet; the runner and the keys know the same results."""
+    job, folder, accelerator = key.job, runner.folder, runner.accelerator
     together, alone = runner.together, runner.alone
     raced = [race.name for race in key.races.values() if race is not None]
     raced += ["rates, teacher"] if job.written is not None else []  # features have a race before these
@@ -225,7 +225,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping
                 teacher=source,
             )
             settled = settle(training_settings(linked), key.races[link.name], of_race(key, link.name), runner, fit)
-            together(of_link(job, key, number), partial(fit, settings=settled, label=link.name))
+            together(of_link(key, number), partial(fit, settings=settled, label=link.name))
             taught = as_teacher(job, link, folder.path)
             next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
             source = recorded(taught, runner, key, next_teacher, link=number)
@@ -242,7 +242,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping
         }
         for seed, kind in student_runs(job):
             together(
-                of_student(job, key, seed, kind),
+                of_student(key, seed, kind),
                 partial(student, seed=seed, kind=kind, settings=arms[kind]),
             )
         out = folder.path
@@ -263,7 +263,7 @@ def _stages(job: Job, folder: RunFolder, accelerator: Accelerator, seen: Mapping
         if module is not None and job.recipe.back_to_teacher is not None:
             for way in back.WAYS if back.settings_of(job).epochs is not None else ():
                 together(
-                    of_helped_teacher(job, key, way, back.FOLDER),
+                    of_helped_teacher(key, way, back.FOLDER),
                     partial(back.fine_tune, job, module, out, accelerator=accelerator, way=way),
                 )
             alone("back", key.back(), lambda: back.measure(job, module, out), results=[f"{back.FOLDER}/*"])

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 from potstill.core.progress import say
 from potstill.pipeline import stages
-from potstill.pipeline.build import Job
 from potstill.pipeline.chain import links
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.inputs import Inputs, be
 from potstill.pipeline.keys import ANSWERS, KINDS, Keys, store_name, student_runs
-from potstill.pipeline.racing import chosen_rates
+from potstill.pipeline.racing import chosen_rates, teacher_stage
 from potstill.pipeline.stage_runner import Look, Seen, Training, look_at
 from potstill.pipeline.teaching import answers_of, with_weights
 from potstill.pipeline.trainings import of_link, of_race, of_student, of_teacher, teachers_of
@@ -49,29 +48,29 @@ class _Walk:
             key.results[store_name(job, link)] = key.store(link).key
 
 
-def survey(job: Job, folder: RunFolder, keys: Keys) -> dict[str, Seen]:
+def survey(folder: RunFolder, keys: Keys) -> dict[str, Seen]:
     """Look at every stage of a job, the store aside; ``keys`` then know the results that can be used.
 
     Raises:
         TeacherError: a trained teacher is of other code, see `look_at`.
 
     """
-    walk = _Walk(folder, keys)
+    job, walk = keys.job, _Walk(folder, keys)
     ready = job.has_teacher
     for number in teachers_of(job):
-        walk.race(f"teacher {number}" if number else "teacher")
-        ready &= walk.training(of_teacher(job, keys, number)).usable
+        walk.race(teacher_stage(number))
+        ready &= walk.training(of_teacher(keys, number)).usable
     if ready:
         keys.results[ANSWERS] = answers_of(job, with_weights(job, folder.path), folder.path, keep=False)
         walk.store(0)
     for number, link in enumerate(links(job), 1):
         walk.race(link.name)
-        if walk.training(of_link(job, keys, number)).usable:
+        if walk.training(of_link(keys, number)).usable:
             walk.store(number)
     for kind in KINDS:
         walk.race(kind)
     for seed, kind in student_runs(job):
-        walk.training(of_student(job, keys, seed, kind))
+        walk.training(of_student(keys, seed, kind))
     walk.look("predictions", keys.predictions())
     walk.look("export", keys.export())
     walk.look("evaluation", keys.evaluation())

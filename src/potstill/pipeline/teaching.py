@@ -23,7 +23,7 @@ from potstill.pipeline.inputs import Inputs, files_changed
 from potstill.pipeline.keys import ANSWERS, Keys, store_name
 from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.processes import on_main
-from potstill.pipeline.racing import Attempt, chosen_rates, settle
+from potstill.pipeline.racing import Attempt, chosen_rates, settle, teacher_stage
 from potstill.pipeline.stage_runner import StageRunner, look_at
 from potstill.pipeline.trainings import of_race, of_teacher, teachers_of
 from potstill.recipe import schema
@@ -54,9 +54,9 @@ def train_teachers(job: Job, runner: StageRunner, key: Keys) -> None:
         fit: Attempt = partial(stages.train_teacher, job, accelerator=runner.accelerator)
         if number:
             fit = partial(stages.train_member, job, number - 1, accelerator=runner.accelerator)
-        arm = f"teacher {number}" if number else "teacher"
+        arm = teacher_stage(number)
         settled = settle(section.train or schema.Training(), key.races[arm], of_race(key, arm), runner, fit)
-        runner.together(of_teacher(job, key, number), partial(fit, settings=settled))
+        runner.together(of_teacher(key, number), partial(fit, settings=settled))
 
 
 def teacher_at_hand(job: Job, folder: RunFolder, key: Keys) -> nn.Module:
@@ -67,11 +67,10 @@ def teacher_at_hand(job: Job, folder: RunFolder, key: Keys) -> nn.Module:
 
     """
     for number in teachers_of(job):
-        arm = f"teacher {number}" if number else "teacher"
-        race = key.races[arm]
+        race = key.races[teacher_stage(number)]
         if race is not None:
             key.results[race.name] = chosen_rates(folder.path, race)
-        training = of_teacher(job, key, number)
+        training = of_teacher(key, number)
         look = look_at(folder, training.stage, training.inputs, training)
         if not look.usable:
             why = f" ({'; '.join(look.why)})" if look.why else ""

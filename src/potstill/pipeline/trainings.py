@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from potstill.models import Preprocessor, load_weights
+from potstill.models.beside_weights import copied
 from potstill.models.together import deployed
 from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
@@ -17,6 +17,7 @@ from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.keys import Keys, Kind, stage_folder, stage_name
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.probe import Probe
+from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.stage_runner import Training
 
 
@@ -26,14 +27,15 @@ def teachers_of(job: Job) -> list[int]:
     return own + [number for number, member in enumerate(job.members, 1) if member.train is not None]
 
 
-def of_teacher(job: Job, keys: Keys, number: int) -> Training:
+def of_teacher(keys: Keys, number: int) -> Training:
     """Return the training of a teacher, see `teachers_of`."""
+    job = keys.job
     if not number:
         probe = _probe_of(job, job.make_teacher, job.teacher_preprocess)
         return Training("teacher", "teacher", keys.teacher(), probe, keeps=True)
     preprocess = preprocessor(job.members[number - 1].preprocess)
     probe = _probe_of(job, partial(job.make_member, number - 1), preprocess)
-    return Training(f"teacher {number}", f"teacher/{number}", keys.teacher(number), probe, keeps=True)
+    return Training(teacher_stage(number), f"teacher/{number}", keys.teacher(number), probe, keeps=True)
 
 
 def of_race(keys: Keys, arm: str) -> Training | None:
@@ -44,30 +46,28 @@ def of_race(keys: Keys, arm: str) -> Training | None:
     return Training(race.name, race.folder, keys.rates(arm), None, keeps=arm.startswith("teacher"))
 
 
-def of_link(job: Job, keys: Keys, number: int) -> Training:
+def of_link(keys: Keys, number: int) -> Training:
     """Return the training of a model of the chain, counted from 1."""
+    job = keys.job
     link = links(job)[number - 1]
     learner = as_student(job, link)
     probe = _probe_of(job, partial(learner.make_learner, job.recipe.seed), learner.student_preprocess, taught=True)
     return Training(link.name, link.folder, keys.link(number), probe)
 
 
-def of_student(job: Job, keys: Keys, seed: int, kind: Kind) -> Training:
+def of_student(keys: Keys, seed: int, kind: Kind) -> Training:
     """Return the training of one student."""
+    job = keys.job
     make = partial(job.make_learner, seed) if kind == "distilled" else lambda: deployed(job.make_student(seed))
     probe = _probe_of(job, make, job.student_preprocess, taught=kind == "distilled")
     return Training(stage_name(seed, kind), stage_folder(seed, kind), keys.student(seed, kind), probe)
 
 
-def of_helped_teacher(job: Job, keys: Keys, way: str, folder: str) -> Training:
+def of_helped_teacher(keys: Keys, way: str, folder: str) -> Training:
     """Return the training of a teacher that learns on, in one of two ways."""
-    copied = partial(_copy, job.make_teacher)  # a module that was given stays as it is
-    probe = _probe_of(job, copied, job.teacher_preprocess)
+    job = keys.job
+    probe = _probe_of(job, lambda: copied(job.make_teacher()), job.teacher_preprocess)
     return Training(f"teacher {way.replace('-', ' ')}", f"{folder}/{way}", keys.back(), probe)
-
-
-def _copy(make: Callable[[], nn.Module]) -> nn.Module:
-    return copy.deepcopy(make())
 
 
 def _probe_of(
