@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
+from potstill.core.alike import apart
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
@@ -242,9 +243,7 @@ def _probe(
 def _answers_like(found: list[list[float]] | None, expected: list[list[float]]) -> bool:
     if found is None:
         return False
-    one, other = (np.asarray(rows, dtype=np.float64) for rows in (found, expected))
-    spread = float(other.std())
-    return one.shape == other.shape and float(np.abs(one - other).max()) <= _ALIKE * (spread if spread > 0 else 1.0)
+    return apart(np.asarray(expected, dtype=np.float64), np.asarray(found, dtype=np.float64)) <= _ALIKE
 
 
 def _relative(name: str, base: Path, folder: Path) -> str:

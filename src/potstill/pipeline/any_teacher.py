@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core import random
+from potstill.core.alike import apart
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.data import Data
+from potstill.evaluation.predict import evaluating
 from potstill.models import Preprocessor
 from potstill.models.load import output_tensor
 from potstill.recipe import schema
@@ -232,15 +234,9 @@ def _asked_again(model: nn.Module, inputs: Tensor) -> tuple[Array, Array, Array]
 
 def _ask(model: nn.Module, batches: Sequence[Tensor]) -> list[Array]:
     """Return a torch model's answers to some batches, in evaluation mode."""
-    flags = [(module, module.training) for module in model.modules()]
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    model.eval()
-    try:
-        with torch.inference_mode():
-            answers = [output_tensor(model(batch.to(device))) for batch in batches]
-    finally:
-        for module, training in flags:
-            module.training = training
+    with evaluating(model), torch.inference_mode():
+        answers = [output_tensor(model(batch.to(device))) for batch in batches]
     return [answer.float().cpu().numpy() for answer in answers]
 
 
@@ -277,14 +273,7 @@ def _differ(first: Array, other: Array, share: float) -> bool:
     """Return whether answers differ by more than a share of their spread, or in their labels."""
     if first.dtype.kind != "f" or other.dtype.kind != "f":
         return bool(first.tolist() != other.tolist())
-    return _share_apart(first, other) > share
-
-
-def _share_apart(first: Array, other: Array) -> float:
-    """Return the largest difference of numbers, as a share of their spread."""
-    spread = float(np.nanstd(np.where(np.isfinite(first), first, np.nan))) if np.isfinite(first).any() else 0.0
-    gap = np.abs(np.nan_to_num(first.astype(np.float64)) - np.nan_to_num(other.astype(np.float64)))
-    return float(gap.max(initial=0.0)) / (spread or 1.0)
+    return apart(first, other) > share
 
 
 def check_covers(opened: Opened, data: Data, *, place: str, views: int | None) -> None:
@@ -408,7 +397,7 @@ def _questioned(opened: Opened, inputs: Tensor, ids: Array, place: str) -> tuple
     same = raw[-len(mixed) :]
     if _differ(same, mixed, EXACT):
         doubt = (
-            f"{opened.name} answers the same samples up to {_share_apart(same, mixed):.1%} of their spread differently "
+            f"{opened.name} answers the same samples up to {apart(same, mixed):.1%} of their spread differently "
             "in another batch. A quantised model may; any other one reads the other samples of a batch, "
             "and is then recorded with accidental neighbours."
         )

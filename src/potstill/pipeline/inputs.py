@@ -16,8 +16,8 @@ from potstill.core.source import same_code
 
 _TRAINED = ("teacher", "student", "assistant", "generation")
 _SHOWN = 60
-_OF_DATA = (".preprocess.mean", ".preprocess.std")
-"""Ends of the names of settings that are found in the data and change with it."""
+OF_DATA = (".preprocess.mean", ".preprocess.std")
+"""Ends of the names of settings that are found in the data and say nothing that the data does not."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,20 @@ def settings_of(section: BaseModel | None, name: str, *, without: tuple[str, ...
     if section is None:
         return {name: None}
     values = section.model_dump(mode="json", exclude=set(without))
-    return {f"{name}.{key}": value for key, value in _flat(values).items()}
+    return {f"{name}.{key}": value for key, value in flat(values).items()}
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings by dotted names, as ``--set`` takes them; lists of plain values stay lists."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        inner = _flat(value) if isinstance(value, Mapping) and value else {"": value}
-        flat |= {f"{key}.{below}" if below else key: item for below, item in inner.items()}
-    return flat
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping) and value:
+            found |= {f"{key}.{below}": item for below, item in flat(value).items()}
+        else:
+            found[str(key)] = value
+    return found
 
 
 def files_changed(before: Mapping[str, Any], now: Inputs) -> list[str]:
@@ -103,7 +108,7 @@ def changes(before: Mapping[str, Any], now: Inputs) -> list[str]:
     parts = [name for name, _, _ in _differing(before["parts"], after["parts"])]
     found += [f"{name} changed" for name in parts]
     for name, old, new in _differing(before["settings"], after["settings"]):
-        if not ("the data" in parts and name.endswith(_OF_DATA)):
+        if not ("the data" in parts and name.endswith(OF_DATA)):
             found += _setting(name, old, new)
     for name, old, new in _differing(before["stages"], after["stages"]):
         if name.startswith("rates") and old and new:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -184,10 +183,8 @@ class Keys:
         """Return what a model is: its modules, the weights it starts from, and the code of both."""
         if (name, made) not in self._made:
             model = make()
-            # Addresses in the text of a module are other ones in every process.
-            layers = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))
             parts = {
-                f"the layers of {name}": fingerprint.of_json(layers),
+                f"the layers of {name}": fingerprint.of_layers(model),
                 f"the starting weights of {name}": _weights(model),
             }
             classes = {type(module) for module in model.modules()}

@@ -10,12 +10,11 @@ import yaml
 
 from potstill.core.explain import clear_errors
 from potstill.pipeline.folder import RunFolder, read_or_none, read_state
+from potstill.pipeline.inputs import OF_DATA, flat
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import plain
 
 _SCORES = ("metric", "teacher", "alone", "distilled", "verdict", "seeds", "metrics", "bytes")
-_FOUND = (".preprocess.mean", ".preprocess.std")
-"""Ends of the names of settings that are found in the data and say nothing that the data does not."""
 
 
 @clear_errors
@@ -66,26 +65,13 @@ def as_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in _flat(values).items() if not name.endswith(_FOUND)}
+    return {name: value for name, value in flat(values).items() if not name.endswith(OF_DATA)}
 
 
 def differing_settings(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the settings that are not equal in all recipes."""
     names = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings by dotted names, as ``--set`` takes them; lists of plain values stay lists."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            value = dict(enumerate(value))
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{below}": item for below, item in _flat(value).items()}
-        else:
-            flat[str(key)] = value
-    return flat
 
 
 def _scores(file: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
+from potstill.core.alike import apart
 from potstill.core.errors import PotstillError
 from potstill.core.functions import cause
 from potstill.core.source import digests, files_of
@@ -152,9 +152,10 @@ def _lasting(job: Job, model: nn.Module, about: Any) -> str | None:
         return None
     written = [job.given.student] if job.given.student is not None else [job.recipe.student.model]
     code = digests(files_of([*written, *classes], base=job.base), base=job.base)
-    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-    return fingerprint.of_json([layers, shapes, code, job.recipe.student.args, repr(about), package_versions()])
+    return fingerprint.of_json(
+        [fingerprint.of_layers(model), shapes, code, job.recipe.student.args, repr(about), package_versions()]
+    )
 
 
 def _identity(model: nn.Module) -> Any:
@@ -211,9 +212,4 @@ def _asked(file: OnnxModel, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:
-    if first.shape != second.shape:
-        return False
-    spread = float(first.std()) if first.numel() > 1 else 0.0
-    scale = spread if spread > 0 else 1.0
-    difference = torch.nan_to_num(first) - torch.nan_to_num(second)
-    return float(difference.abs().max()) <= _ALIKE * scale
+    return apart(first.numpy(), second.numpy()) <= _ALIKE
