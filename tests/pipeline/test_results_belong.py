@@ -313,7 +313,7 @@ def test_a_loss_that_reads_a_setting_from_elsewhere_counts_by_what_it_says(monke
         monkeypatch.setenv("SCALE", scale)
         given = Given(objective=Objective([Term(scaled)]))
         job = build_job(loads(DIGITS), base=Path(), given=given)
-        said.append(of_student(job, keys(job), 0, "distilled").probe(None))
+        said.append(of_student(keys(job), 0, "distilled").probe(None))
     assert difference(said[0], said[1]) == ""
     assert "numbers of scaled differ" in difference(said[0], said[2])
 
