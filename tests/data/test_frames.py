@@ -65,6 +65,12 @@ def test_any_kind_of_table_in_any_order_becomes_the_numbers_of_training(columns:
         ({"height": [1.5, 1e39]}, r"column 'height' holds 1e\+39 in row 1"),
         ({"height": [True, False]}, r"column 'height' holds True, expected numbers"),
         ({"height": np.array(["2020-01-01"] * 2, "datetime64[D]")}, r"column 'height' holds .*expected numbers"),
+        ({"height": np.ma.array([1.5, 2.0], mask=[0, 1])}, r"column 'height' has no value in row 1; expected numbers"),
+        ({"height": [1.5, np.ma.masked]}, r"column 'height' has no value in row 1; expected numbers"),
+        ({"height": pa.array([1.5, None])}, r"column 'height' has no value in row 1; expected numbers"),
+        ({"height": pd.Series([1, None], dtype="Int64")}, r"column 'height' has no value in row 1; expected numbers"),
+        ({"shade": np.ma.array(["teal", "ochre"], mask=[1, 0])}, r"column 'shade' has no value in row 0; expected tex"),
+        ({"shade": pa.array(["teal", None])}, r"column 'shade' has no value in row 1"),
         ({"height": np.ones((2, 2))}, r"column 'height' is there twice, or holds several numbers a row"),
         ({"shade": [1, 2]}, r"column 'shade' holds 1, expected texts as in training, such as 'crimson'"),
         ({"shade": ["teal", None]}, r"column 'shade' has no value in row 1"),
@@ -83,6 +89,20 @@ def test_a_column_that_is_missing_or_of_another_type_is_named(columns: Any, chan
         encoded(frame, columns[0])
     with pytest.raises(DataError, match="Expected named columns"):
         encoded([1, 2], columns[0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_masked_tensors_and_columns_of_several_numbers_have_no_value_where_they_are_masked() -> None:
+    heights = torch.masked.masked_tensor(torch.tensor([1.5, 2.0]), torch.tensor([False, True]))
+    with pytest.raises(DataError, match="column 'height' has no value in row 0"):
+        encoded({"height": heights}, [Column("height")])
+    pairs = [Column("pair", None, 2)]
+    full = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64(), 2))
+    assert encoded({"pair": full}, pairs).tolist() == [[1, 2], [3, 4]]
+    masked = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 0], [0, 1]])
+    for part in (masked, list(masked), pa.array([[1.0, 2.0], [3.0, None]], pa.list_(pa.float64(), 2))):
+        with pytest.raises(DataError, match="column 'pair' has no value in row 1"):
+            encoded({"pair": part}, pairs)
 
 
 def test_a_category_that_training_did_not_have_is_none_of_them_and_is_told(columns: Any) -> None:
@@ -107,6 +127,15 @@ def test_student_and_files_take_named_columns(columns: Any, tmp_path: Path) -> N
     for file in (exact, quantize(exact, tmp_path / "int8.onnx", [inputs])):
         assert OnnxModel(file).columns == known
     np.testing.assert_allclose(OnnxModel(exact)(FRAME), expected, atol=1e-5)
+    for nothing in (FRAME[:0], torch.zeros(0, inputs.shape[1])):
+        assert student(nothing).shape == OnnxModel(exact)(nothing).shape == (0, 2)
+        assert student.probabilities(nothing).shape == OnnxModel(exact).probabilities(nothing).shape == (0, 2)
+    for wrong in (torch.tensor(inputs[0]), torch.tensor(inputs[:, 1:])):
+        for answer in (student, OnnxModel(exact)):
+            with pytest.raises(DataError, match=rf"shape \(batch, 6\); got .*\({wrong.shape[0]},"):
+                answer(wrong)
+    with pytest.raises(DataError, match="The inputs are masked"):
+        OnnxModel(exact)(np.ma.array(inputs, mask=inputs == inputs.max()))
     with pytest.raises(UsageError, match="takes tensors, not DataFrame"):
         Student(model, preprocess)(FRAME)
 

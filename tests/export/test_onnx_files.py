@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.core.errors import PotstillError, UsageError
+from potstill.core.errors import DataError, PotstillError, UsageError
 from potstill.export import OnnxModel, export_onnx, quantize
 from potstill.export import onnx as room
 from potstill.models.preprocess import Preprocessor
@@ -137,9 +137,9 @@ def test_preprocessing_stays_in_float32(digits: Any) -> None:
 
 def test_wrong_inputs_and_files_are_refused(digits: Any, tmp_path: Path) -> None:
     model = OnnxModel(digits.exact)
-    with pytest.raises(UsageError, match=r"takes uint8 inputs of shape \(batch, 1, 8, 8\); got float32"):
+    with pytest.raises(DataError, match=r"takes uint8 inputs of shape \(batch, 1, 8, 8\); got float32"):
         model(digits.test.float().numpy())
-    with pytest.raises(UsageError, match=r"got uint8 of shape \(2, 1, 9, 9\)"):
+    with pytest.raises(DataError, match=r"got uint8 of shape \(2, 1, 9, 9\)"):
         model(np.zeros((2, 1, 9, 9), np.uint8))
     with pytest.raises(UsageError, match="no file"):
         OnnxModel(tmp_path / "none.onnx")

@@ -106,7 +106,7 @@ def test_values_keep_their_column(tmp_path: Path) -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return inputs[:, 0]
 
-    saved(tmp_path, Flat(), preprocess=Preprocessor(), task="regression", classes=())
+    saved(tmp_path, Flat(), preprocess=Preprocessor(), task="regression", classes=(), shape=(2,))
     found = load_student(tmp_path, model=Flat())(torch.from_numpy(np.ones((4, 2))))
     assert found.shape == (4, 1)
     assert found.dtype == torch.float32

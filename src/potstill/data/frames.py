@@ -14,12 +14,13 @@ import numpy as np
 from potstill.core.errors import DataError, PotstillWarning, did_you_mean
 from potstill.core.text import counted
 from potstill.data.columns import Array, Column, as_categories, as_numbers
+from potstill.data.raw import as_array
 
 _TYPES = {"number": "numbers", "whole number": "numbers", "boolean": "booleans", "text": "texts"}
 
 
 def encoded(frame: Any, columns: Sequence[Column]) -> Array:
-    """Return the numbers of samples for rows of a table, as they were in training: (n, f) float32.
+    """Return the numbers of samples for rows of a table, as they were in training: (n, f) float32; n may be 0.
 
     The order of the table's columns does not matter, and further columns are ignored. A text that the train split does
     not have is zero everywhere, as in training, and a warning.
@@ -80,10 +81,12 @@ def _values(given: Any, column: Column) -> Array:
     if getattr(given, "ndim", 1) == 2 and column.width == 1:
         raise DataError(f"{shown} is there twice, or holds several numbers a row; expected one value a row.")
     to_list = getattr(given, "to_pylist", None)  # pyarrow
-    values = np.array(to_list(), dtype=object) if to_list is not None and column.width == 1 else np.asarray(given)
-    values = np.atleast_1d(values)
+    held = as_array(given, shown) if to_list is None else np.array(to_list(), dtype=object)
+    masked, values = np.atleast_1d(np.ma.getmaskarray(held)), np.atleast_1d(np.ma.getdata(held))
+    if len(values) == 0:
+        return np.zeros(0, object) if column.categories is not None else np.zeros((0, column.width))
     expected = f"expected {_TYPES[column.type]} as in training"
-    absent = np.array([_is_missing(value) for value in values.ravel()], dtype=bool)
+    absent = np.array([_is_missing(value) for value in values.ravel()], dtype=bool) | masked.ravel()
     if absent.any():
         row = int(np.flatnonzero(absent)[0]) // max(1, values[0].size if values.ndim > 1 else 1)
         more = f" (and {int(absent.sum()) - 1} more)" if absent.sum() > 1 else ""
@@ -94,7 +97,7 @@ def _values(given: Any, column: Column) -> Array:
             raise DataError(f"{shown} holds {wrong!r}, {expected}, such as '{column.categories[0]}'.")
         return values.astype(object)
     if values.dtype == object:
-        kinds = {type(value) for value in values.tolist()}
+        kinds = {type(value) for value in values.ravel().tolist()}
         values = np.array(values.tolist()) if kinds and all(issubclass(kind, int | float) for kind in kinds) else values
     kind = values.dtype.kind
     as_boolean = column.type == "boolean" and kind in "iuf" and bool(np.isin(values, (0, 1)).all())
@@ -112,5 +115,7 @@ def _values(given: Any, column: Column) -> Array:
 
 
 def _is_missing(value: Any) -> bool:
-    # pandas' NA is equal to nothing and refuses to say so.
-    return value is None or type(value).__name__ == "NAType" or bool(value != value) or bool(value == "")
+    # pandas' NA and NumPy's masked are equal to nothing and do not say so.
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
+        return True
+    return not isinstance(value, np.ndarray) and (bool(value != value) or bool(value == ""))

@@ -104,6 +104,8 @@ def as_array(value: Any, what: str) -> Array:
     if not isinstance(value, torch.Tensor):
         if hasattr(value, "to_numpy"):
             value = value.to_numpy()
+        if isinstance(value, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in value):
+            value = np.ma.stack([np.ma.asarray(part) for part in value])  # np.asarray drops the masks
         return value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     if hasattr(value, "get_mask"):
         masked: Any = value  # torch.masked says where values are, NumPy where they are not

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.core import fingerprint
-from potstill.core.errors import PotstillError, UsageError
+from potstill.core.errors import DataError, PotstillError, UsageError
 from potstill.core.files import atomic_path, read_json
 from potstill.core.optional import require
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 from potstill.data.frames import encoded
+from potstill.data.raw import as_array
 from potstill.export.student import Student, Task
 from potstill.models.beside_weights import copied, without_computed_weights
 from potstill.models.preprocess import Preprocessor
@@ -288,7 +289,8 @@ class OnnxModel:
         """Return calibrated class probabilities (b, c) of inputs as for a call.
 
         Raises:
-            UsageError: as for a call, or a file without probabilities: of a regression, or written by an older version.
+            DataError: as for a call.
+            UsageError: a file without probabilities: of a regression, or written by an older version.
 
         """
         if "probabilities" not in self._outputs:
@@ -299,8 +301,8 @@ class OnnxModel:
         """Return logits or values (b, c) of raw inputs (b, ...), or of named columns for a model of tables.
 
         Raises:
-            DataError: a column is missing, or has another type than in training.
-            UsageError: inputs of another type or shape than the file's.
+            DataError: a column is missing, or has another type than in training; or inputs of another type or shape
+                than the file's, or that are masked.
 
         """
         return self._asked(self._outputs[0], inputs)
@@ -308,12 +310,16 @@ class OnnxModel:
     def _asked(self, output: str, inputs: Array | Tensor | Any) -> Array:
         if self.columns and not isinstance(inputs, Tensor | np.ndarray):
             inputs = encoded(inputs, self.columns)
-        array = inputs.numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
+        array = as_array(inputs, "the inputs")
+        if np.ma.is_masked(array):
+            raise DataError("The inputs are masked (missing), and the file needs every number.")
         expected = tuple(self._input.shape[1:])
-        if array.dtype != self._dtype or array.shape[1:] != expected or len(array) == 0:
-            raise UsageError(
+        if array.dtype != self._dtype or array.ndim == 0 or array.shape[1:] != expected:
+            raise DataError(
                 f"The file takes {self._dtype} inputs of shape (batch, {', '.join(map(str, expected))}); "
                 f"got {array.dtype} of shape {array.shape}."
             )
-        result: Array = self._session.run([output], {self._input.name: array})[0]
-        return result
+        # Many graphs cannot compute on nothing.
+        given = np.ma.getdata(array) if len(array) else np.zeros((1, *expected), self._dtype)
+        result: Array = self._session.run([output], {self._input.name: given})[0]
+        return result[: len(array)]

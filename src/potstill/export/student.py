@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.core.errors import UsageError
+from potstill.core.errors import DataError, UsageError
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 from potstill.data.frames import encoded
@@ -59,6 +59,7 @@ class Student(nn.Module):
         scale: the standard units that the model learned values in; it answers in the target's.
         columns: the columns of the table that the model learned on; none where it was no table.
         temperature: that makes the confidence of a classifier honest, see `potstill.evaluation.calibrate`.
+        shape: of one raw input; inputs of another rank are refused, and none at all are answered, where it is given.
 
     """
 
@@ -72,6 +73,7 @@ class Student(nn.Module):
         scale: TargetScale | None = None,
         columns: Sequence[Column] = (),
         temperature: float = 1.0,
+        shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
@@ -79,6 +81,7 @@ class Student(nn.Module):
         self.task = task
         self.classes = tuple(classes)
         self.columns = tuple(columns)
+        self.shape = None if shape is None else tuple(shape)
         self.calibrate = Calibrate(temperature) if task == "classification" else None
         self.restore = None if scale is None else Restore(scale)
 
@@ -116,8 +119,33 @@ class Student(nn.Module):
 
         Named columns (a DataFrame, a mapping of names to values) are turned into inputs by `encode`. The answers are
         float32; values whose spread is far smaller than their size are float64.
+
+        Raises:
+            DataError: inputs of another number of dimensions, or that are masked; or as `encode`.
+
         """
         inputs = inputs if isinstance(inputs, Tensor) else self.encode(inputs)
+        if self.shape is not None:
+            inputs = _checked(inputs, self.shape)
+            if len(inputs) == 0:  # many networks cannot compute on nothing
+                answers: Tensor = self(inputs.new_zeros((1, *self.shape)))
+                return answers[:0]
         outputs = output_tensor(self.model(self.preprocess(inputs))).to(torch.float32)
         outputs = outputs[:, None] if outputs.dim() == 1 else outputs
         return outputs if self.restore is None else self.restore(outputs)
+
+
+def _checked(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return inputs as a plain tensor, or refuse those that are masked or no batch of samples of this shape."""
+    if hasattr(inputs, "get_mask"):
+        masked: Any = inputs
+        if not bool(masked.get_mask().all()):
+            raise DataError("The inputs are masked (missing), and the student needs every number.")
+        inputs = masked.get_data()
+    # Pictures and token ids may have other sizes than in training, where the student can take them.
+    row = len(shape) == 1 and inputs.is_floating_point()
+    if inputs.dim() != 1 + len(shape) or (row and inputs.shape[1:] != shape):
+        expected = ", ".join(("batch", *map(str, shape)))
+        alone = " A single sample needs a batch around it: inputs[None]." if tuple(inputs.shape) == shape else ""
+        raise DataError(f"The student takes inputs of shape ({expected}); got shape {tuple(inputs.shape)}.{alone}")
+    return inputs

@@ -185,6 +185,7 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
         scale=scale,
         columns=columns,
         temperature=config.get("temperature") or 1.0,
+        shape=shape,
     ).eval()
     expected = config.get("answers")
     if expected is not None and not _answers_like(_probe(student, preprocess, shape, dtype), expected):
