@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from potstill.core.errors import UsageError
-from potstill.evaluation import Size, calibrate, evaluate
+from potstill.evaluation import Size, calibrate, evaluate, metrics
 from potstill.evaluation.calibrate import fit_temperature
 from potstill.export import OnnxModel, export_onnx, load_student, quantize, save_student
 from potstill.models import Preprocessor, build
@@ -82,6 +82,31 @@ def test_evaluation_measures_log_loss_and_calibration_error_of_the_divided_logit
     assert places[places.index("nll") + 1] == "nll_calibrated"
     assert places[places.index("ece") + 1] == "ece_calibrated"
     assert "nll_calibrated" not in evaluate(**given).models["alone"].metrics
+
+
+def test_the_verdict_tells_the_temperature_of_the_exported_student() -> None:
+    logits, targets = answers(400, 4, 2.5)
+    given: dict[str, Any] = {
+        "task": "classification",
+        "targets": targets,
+        "teacher": None,
+        "alone": {0: logits, 7: logits},
+        "distilled": {0: logits, 7: logits / 2.0},
+        "sizes": dict.fromkeys(("alone", "distilled"), Size(1, 1, 1)),
+        "temperatures": {"alone": [2.5, 2.5], "distilled": [2.5, 1.0]},
+    }
+
+    def said(seed: int) -> str:
+        return next(text for text in evaluate(**given, shown_seed=seed).verdict.sentences if "exported" in text)
+
+    confident, honest, own = (metrics.ece(logits / by, targets) for by in (1.0, 2.5, 2.0))
+    assert "seed 0" in said(0)
+    assert said(0).endswith(
+        f"temperature 2.5, fitted on validation: calibration error {honest:.3f}, without it {confident:.3f}."
+    )
+    assert "seed 7" in said(7)
+    assert said(7).endswith(f"no temperature lowered log loss on validation: calibration error {own:.3f}.")
+    assert not any("exported" in text for text in evaluate(**given).verdict.sentences)
 
 
 def test_student_and_files_answer_logits_and_the_same_calibrated_probabilities(tmp_path: Path) -> None:

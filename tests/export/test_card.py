@@ -56,6 +56,24 @@ def prepared(folder: Path, shape: list[int]) -> None:
     (folder / "parity.json").write_text(json.dumps({"seed": 7, "files": [FILE, refused]}))
 
 
+@pytest.mark.parametrize(
+    ("temperature", "said"),
+    [
+        (1.0, "`probabilities`: softmax(logits), as no temperature lowered log loss on the validation split."),
+        (2.44, "calibrated `probabilities`: softmax(logits / temperature), with the temperature 2.44, fitted on"),
+    ],
+)
+def test_the_card_calls_the_file_calibrated_only_where_a_temperature_was_fitted(
+    temperature: float, said: str, tmp_path: Path
+) -> None:
+    prepared(tmp_path, [12])
+    student = json.loads((tmp_path / "student.json").read_text()) | {"temperature": temperature}
+    (tmp_path / "student.json").write_text(json.dumps(student))
+    text = write_card(tmp_path, evaluation=evaluation("classification")).read_text()
+    assert said in text
+    assert ("calibrated" in text) == (temperature != 1)
+
+
 def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     prepared(tmp_path, [3, 32, 32])
     recipe = "task: classification\ndata:\n  train: /home/someone/secret/flowers\n"

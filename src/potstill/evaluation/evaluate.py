@@ -18,7 +18,7 @@ from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, che
 from potstill.evaluation.delete_one import Jackknife, of_mean
 from potstill.evaluation.intervals import interval, spare
 from potstill.evaluation.result import EvaluationResult, ModelScores, Size, Task
-from potstill.evaluation.verdict import Difference, Limit, Verdict, judge, weak_teacher
+from potstill.evaluation.verdict import Difference, Limit, Verdict, exported_confidence, judge, weak_teacher
 
 __all__ = ["EvaluationResult", "ModelScores", "Size", "evaluate", "with_limits"]
 
@@ -67,7 +67,8 @@ def evaluate(
         classes: class names; empty for regression.
         ids: (n,) ids of the test examples; their row numbers when absent.
         names: n names of the test examples, for example file paths.
-        shown_seed: the distilled student whose disagreements with the teacher are listed; the first when absent.
+        shown_seed: the distilled student that is exported: its disagreements with the teacher are listed (those of the
+            first when absent), and what its temperature does is said.
         others: name -> (n, c) outputs of further models to show beside these: the members of a merged teacher, the
             assistants of a chain. The best of them is compared with the teacher as ``"teacher-<name>"``.
         temperatures: model -> what its logits are divided by, one for each seed, see `calibrate`; log loss and
@@ -165,7 +166,10 @@ def evaluate(
             if teacher is not None
             else ()
         ),
-        remarks=tuple(_remarks(targets, classes, np.shape(distilled[seeds[0]])[1]) if class_scores else ()),
+        remarks=(
+            *_of_the_exported(models["distilled"], seeds, shown_seed, (temperatures or {}).get("distilled")),
+            *(_remarks(targets, classes, np.shape(distilled[seeds[0]])[1]) if class_scores else ()),
+        ),
         warnings=(*_about_teacher(models, differences, headline, targets), *warnings),
     )
     return with_limits(result, limits)
@@ -191,6 +195,17 @@ def _side_by_side(raw: Mapping[str, Scored], calibrated: Mapping[str, Scored]) -
     """Return scores in the order of the raw ones, each followed by its calibrated one."""
     names = [name for metric in raw for name in (metric, f"{metric}_calibrated")]
     return {name: score for name in names if (score := raw.get(name) or calibrated.get(name)) is not None}
+
+
+def _of_the_exported(
+    student: ModelScores, seeds: Sequence[int], exported: int | None, temperatures: Sequence[float] | None
+) -> list[str]:
+    """Return what to say of the exported student's probabilities, where it was calibrated."""
+    if exported is None or temperatures is None or "ece_calibrated" not in student.per_seed:
+        return []
+    place = list(seeds).index(exported)
+    raw, calibrated = (student.per_seed[name][place] for name in ("ece", "ece_calibrated"))
+    return [exported_confidence(exported, temperatures[place], raw=raw, calibrated=calibrated)]
 
 
 def _about_teacher(

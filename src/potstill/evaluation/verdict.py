@@ -184,13 +184,6 @@ def judge(
             f"Its confidence is {way} calibrated than that of the student trained alone: calibration error "
             f"{scores['distilled']['ece']:.3f} against {scores['alone']['ece']:.3f}."
         )
-    calibrated = {name: found["ece_calibrated"] for name, found in scores.items() if "ece_calibrated" in found}
-    if "distilled" in calibrated and calibrated["distilled"] != scores["distilled"]["ece"]:
-        beside = f" ({calibrated['alone']:.3f} alone)" if "alone" in calibrated else ""
-        sentences.append(
-            "The probabilities in its exported files are calibrated by one temperature, fitted on validation: "
-            f"calibration error {calibrated['distilled']:.3f}{beside}."
-        )
     if num_seeds < SEEDS_FOR_A_CLAIM:
         sentences.append(
             f"With {counted(num_seeds, 'seed')} this is about these trained weights only: training again could come "
@@ -347,6 +340,27 @@ def weak_teacher(
             "weights."
         )
     return found
+
+
+def exported_confidence(seed: int, temperature: float, *, raw: float, calibrated: float) -> str:
+    """Return what to say of the probabilities in the exported files, which are of one student.
+
+    Args:
+        seed: of that student.
+        temperature: that its logits are divided by; 1 where none lowered log loss.
+        raw: the calibration error of its logits as they are.
+        calibrated: that of the logits divided by the temperature.
+
+    """
+    if temperature == 1:
+        return (
+            f"The probabilities in the exported files, of the student of seed {seed}, are used as they are, as "
+            f"no temperature lowered log loss on validation: calibration error {raw:.3f}."
+        )
+    return (
+        f"The probabilities in the exported files, of the student of seed {seed}, are calibrated by its temperature "
+        f"{temperature:.3g}, fitted on validation: calibration error {calibrated:.3f}, without it {raw:.3f}."
+    )
 
 
 def _kept(metric: str, student: float, teacher: float, gain: Difference, parameters: Mapping[str, int | None]) -> str:

@@ -175,12 +175,13 @@ def _use(student: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     if student.get("classes"):
         lines.append(f"Its {len(student['classes'])} classes are listed in `{CONFIG}`, in the order of the outputs.")
     if student.get("temperature"):
-        fitted = (
-            "a temperature fitted on the validation split" if student["temperature"] != 1 else "none lowers log loss"
-        )
+        temperature = student["temperature"]
         lines.append(
-            "Its ONNX files answer `logits` and calibrated `probabilities`: softmax(logits / temperature), with the "
-            f"temperature {student['temperature']:.4g} ({fitted})."
+            "Its ONNX files answer `logits` and `probabilities`: softmax(logits), as no temperature lowered log loss "
+            "on the validation split."
+            if temperature == 1
+            else "Its ONNX files answer `logits` and calibrated `probabilities`: softmax(logits / temperature), with "
+            f"the temperature {temperature:.4g}, fitted on the validation split."
         )
     code = []
     if files:
