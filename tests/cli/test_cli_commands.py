@@ -348,10 +348,10 @@ def test_report(finished: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch)
         written.append(folder)
         return folder.absolute() / "report.html"
 
-    page: Any = ModuleType("potstill.report")
-    page.write = write
-    monkeypatch.setitem(sys.modules, "potstill.report", page)
-    monkeypatch.setattr(potstill, "report", page, raising=False)
+    pipeline: Any = ModuleType("potstill.pipeline")
+    pipeline.rewrite_report = write
+    monkeypatch.setitem(sys.modules, "potstill.pipeline", pipeline)
+    monkeypatch.setattr(potstill, "pipeline", pipeline, raising=False)
     assert invoke("report", str(finished)).stdout == f"{Path('runs/one/report.html')}\n"
     assert written == [finished]
 

@@ -16,7 +16,6 @@ from potstill.core.errors import UsageError
 HELPED = {"yes": "helped", "no": "did not help", "unclear": "unclear"}
 FURTHER = ("balanced_accuracy", "auc")  # of the distilled student, beside the headline metric
 DIFFERS = 60  # characters of what differs between runs; --json has all of it
-CLAIMS = 3  # seeds from which on a verdict is about the method
 THIS = {"yes": "better", "no": "not better", "unclear": "unclear"}  # with one or two seeds: of these students only
 
 
@@ -91,5 +90,7 @@ def _plain(value: Any) -> str:
 
 
 def _helped(run: Mapping[str, Any]) -> str:
+    from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM
+
     verdict, seeds = str(run.get("verdict") or show.NOTHING), run.get("seeds")
-    return (THIS if seeds is not None and seeds < CLAIMS else HELPED).get(verdict, verdict)
+    return (THIS if seeds is not None and seeds < SEEDS_FOR_A_CLAIM else HELPED).get(verdict, verdict)

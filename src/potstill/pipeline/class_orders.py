@@ -25,7 +25,7 @@ class Numbered:
     """A model whose outputs are numbered as some classes are.
 
     Attributes:
-        what: what to call it in messages.
+        title: what to call it in messages.
         signal: its answers among those of the teacher.
         classes: that its outputs stand for, in order.
         line: the place in the recipe where the order is written.
@@ -34,7 +34,7 @@ class Numbered:
 
     """
 
-    what: str
+    title: str
     signal: str
     classes: tuple[str, ...]
     line: str
@@ -46,8 +46,8 @@ def numbered(job: Job, model: nn.Module) -> list[Numbered]:
     """Return the teacher, or the members of several, that come finished; what is trained here has learned its order."""
     if not isinstance(model, MergedTeacher):
         named = _names_its_classes(model, job.data.classes)
-        whole = Numbered("The teacher", "logits", job.data.classes, "data.classes", job.order_is_written, named)
-        return [whole] if job.has_finished_teacher else []
+        teacher = Numbered("The teacher", "logits", job.data.classes, "data.classes", job.order_is_written, named)
+        return [teacher] if job.has_finished_teacher else []
     return [
         Numbered(
             f"The teacher teacher.members[{index}]",
@@ -70,39 +70,39 @@ class Doubt:
     stops: bool
 
 
-def order_doubt(one: Numbered, answers: Array, labels: Array, job: Job) -> Doubt | None:
+def order_doubt(model: Numbered, answers: Array, labels: Array, job: Job) -> Doubt | None:
     """Return what another order of a model's classes would do; None where chance explains it.
 
     Args:
-        one: the model.
+        model: of which these are the answers.
         answers: (n, c) what it says of some samples.
         labels: (n,) their classes in the data.
         job: the job.
 
     """
-    places = np.array([one.classes.index(name) if name in one.classes else -1 for name in job.data.classes])[labels]
+    places = np.array([model.classes.index(name) if name in model.classes else -1 for name in job.data.classes])[labels]
     rows = np.flatnonzero(places >= 0)
-    if not len(rows) or answers.shape[1] != len(one.classes):
+    if not len(rows) or answers.shape[1] != len(model.classes):
         return None
-    order = likely_order(answers[rows].argmax(1), places[rows], len(one.classes), seed=job.recipe.seed)
+    order = likely_order(answers[rows].argmax(1), places[rows], len(model.classes), seed=job.recipe.seed)
     if order is None:
         return None
-    names = [one.classes[label] for label in order.classes]
+    names = [model.classes[label] for label in order.classes]
     if len(order.moved) == 2:
-        first, second = (one.classes[output] for output in order.moved)
-        what = f"with the classes '{first}' and '{second}' exchanged"
+        first, second = (model.classes[output] for output in order.moved)
+        how = f"with the classes '{first}' and '{second}' exchanged"
     else:
-        what = f"if its outputs stand for the classes in the order {', '.join(names)}"
+        how = f"if its outputs stand for the classes in the order {', '.join(names)}"
     evidence = (
-        f"{one.what} seems to number the classes in another order than the data: it is right on "
-        f"{100 * order.given:.1f} % of the samples, and would be on {100 * order.ordered:.1f} % {what} (found on one "
+        f"{model.title} seems to number the classes in another order than the data: it is right on "
+        f"{100 * order.given:.1f} % of the samples, and would be on {100 * order.ordered:.1f} % {how} (found on one "
         f"half of {len(rows):,} labelled samples, measured on the other)."
     )
-    line = f"{one.line}: {_listed(names)}"
-    other = ", or name the class of each output in teacher.class_map" if one.line == "data.classes" else ""
-    if one.named:
+    line = f"{model.line}: {_listed(names)}"
+    other = ", or name the class of each output in teacher.class_map" if model.line == "data.classes" else ""
+    if model.named:
         advice = "Its file names its classes itself and they were matched by name: check the names, and the labels."
-    elif one.written:
+    elif model.written:
         advice = "The recipe says that the present order is right."
     elif not order.certain:
         advice = f"That is not certain. If it is so, write '{line}'{other}."
@@ -110,9 +110,9 @@ def order_doubt(one: Numbered, answers: Array, labels: Array, job: Job) -> Doubt
         advice = (
             f"Write the order into the recipe: '{line}'{other}. If the present order is right and the teacher is wrong "
             "for another reason (its preprocessing, an inverted image), write that, "
-            f"'{one.line}: {_listed(one.classes)}', and this is a warning only."
+            f"'{model.line}: {_listed(model.classes)}', and this is a warning only."
         )
-    return Doubt(f"{evidence} {advice}", stops=order.certain and not one.named and not one.written)
+    return Doubt(f"{evidence} {advice}", stops=order.certain and not model.named and not model.written)
 
 
 def _names_its_classes(model: nn.Module, classes: Sequence[str]) -> bool:

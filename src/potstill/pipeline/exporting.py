@@ -263,10 +263,9 @@ def _compared(job: Job, split: _Answers, answers: Array, *, exact: bool) -> Pari
     recipe, targets = job.recipe, split.samples.targets
     loss = None if exact or not np.isfinite(answers).all() else loss_of(recipe, split.outputs, answers, targets)
     found = parity(split.outputs, answers, targets, recipe.task, exact=exact, limits=recipe.export, loss=loss)
-    if exact or loss is not None or recipe.metric in (None, METRICS[recipe.task][0]):
+    if exact or loss is not None or recipe.other_metric is None:
         return found
-    by, metric = WORDS[METRICS[recipe.task][0]], WORDS[recipe.judged_by]
-    remark = f"it was judged by its {by}, not by {metric}"
+    remark = f"it was judged by its {WORDS[METRICS[recipe.task][0]]}, not by {WORDS[recipe.other_metric]}"
     return replace(found, remarks=(*found.remarks, remark))
 
 

@@ -14,7 +14,7 @@ from potstill.evaluation.evaluate import measures
 from potstill.evaluation.intervals import interval, spare
 from potstill.evaluation.verdict import WORDS
 from potstill.export import Loss
-from potstill.recipe.schema import METRICS, Recipe
+from potstill.recipe.schema import Recipe
 from potstill.training import Metric, still_rises
 from potstill.training.history import read
 
@@ -37,8 +37,8 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
 
     Errors of a regression are in the target's units, although models learn and answer in standard ones.
     """
-    name = recipe.judged_by
-    if name == METRICS[recipe.task][0]:
+    name = recipe.other_metric
+    if name is None:
         return None
     score, scale = SCORES[name], data.scale
     if scale is None:
@@ -73,8 +73,8 @@ def loss_of(recipe: Recipe, torch: Array, file: Array, targets: Array) -> Loss |
         targets: (n,) or (n, c).
 
     """
-    name = recipe.judged_by
-    if name == METRICS[recipe.task][0] or not metrics.RANGES[name].rate:
+    name = recipe.other_metric
+    if name is None or not metrics.RANGES[name].rate:
         return None
     measure = measures(recipe.task)[name]
     before, after = measure(torch, targets), measure(file, targets)

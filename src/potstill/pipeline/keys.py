@@ -17,7 +17,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.inputs import Inputs, settings_of
 from potstill.pipeline.racing import Race, student_race, teacher_races, teacher_stage
-from potstill.recipe.schema import METRICS, Member, Model, Teacher
+from potstill.recipe.schema import Member, Model, Teacher
 
 Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
@@ -306,8 +306,8 @@ def _named_functions(objective: Any) -> list[str]:
 
 def _judged(job: Job) -> dict[str, Any]:
     """Return the metric that chooses checkpoints, where it is not the task's own."""
-    metric = job.recipe.judged_by
-    return {} if metric == METRICS[job.recipe.task][0] else {"metric": metric}
+    metric = job.recipe.other_metric
+    return {} if metric is None else {"metric": metric}
 
 
 def _is_function(number: Any) -> bool:

@@ -177,17 +177,13 @@ def _record(job: Job, runner: StageRunner) -> stages.Place:
     store = stages.store_place(job, key, out)
     with stages.live_teacher(job, module) as teacher:
         # The time of a recording that was begun before says nothing about its rate.
-        was_there = on_main(runner.accelerator, lambda: _was_begun(store))
+        was_there = on_main(runner.accelerator, lambda: stages.was_begun(store))
         began = time.monotonic()
         record(job, runner, key, teacher)
         seconds = None if was_there else time.monotonic() - began
         on_main(runner.accelerator, lambda: describe(job, teacher, open_store(store), out, seconds=seconds))
         teacher.verify_unchanged()
     return store
-
-
-def _was_begun(store: stages.Place) -> bool:
-    return stages.is_recorded(store) if isinstance(store, str) else any(store.glob("manifest*.json"))
 
 
 def describe(job: Job, teacher: LiveTeacher, store: Store, out: Path, *, seconds: float | None) -> None:

@@ -6,7 +6,6 @@ and the same number of steps.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from potstill.pipeline.processes import on_main
 from potstill.pipeline.stage_runner import StageRunner
 from potstill.pipeline.stage_runner import Training as Stage
 from potstill.recipe.schema import AnyModel, Recipe, Training
-from potstill.training import Result, without_teacher
+from potstill.training import Result, history, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
 from potstill.training.schedule import peak_learning_rate
 
@@ -215,7 +214,7 @@ def clear_others(out: Path, names: Iterable[str]) -> None:
 
 def _note(race: Race, settings: Training, result: Result | None, place: Path) -> dict[str, Any]:
     """Return how a candidate ended, as JSON data."""
-    rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()] if result else []
+    rows = history.read(place / "history.jsonl") if result else []
     last = rows[-1] if rows else {}
     score, loss = last.get("validation_metric"), last.get("validation_loss")
     found = Tried(

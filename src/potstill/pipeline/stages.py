@@ -278,7 +278,7 @@ def record_teacher(
     if manifest.signals["logits"].head is not None:
         folder = place if isinstance(place, Path) else cache_folder(place, manifest)
         manifest, answer = _reduced(job, teacher, manifest, folder)
-    if not _was_begun(place) and job.teacher.votes is None:  # every question about votes costs privacy
+    if not was_begun(place) and job.teacher.votes is None:  # every question about votes costs privacy
         answer = _checked(job, teacher, answer, manifest, place)
     batches, ids = partial(recording_batches, job), job.data.train.ids
     what = f"recording the teacher, {in_words(manifest.num_bytes)}"
@@ -287,7 +287,8 @@ def record_teacher(
     return record_part(answer, batches, place, manifest, ids, part=part, description=what)
 
 
-def _was_begun(place: Place) -> bool:
+def was_begun(place: Place) -> bool:
+    """Return whether a recording lies in a place, finished or not; at an address only a finished one shows."""
     return is_recorded(place) if isinstance(place, str) else any(place.glob("manifest*.json"))
 
 

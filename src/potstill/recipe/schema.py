@@ -470,6 +470,11 @@ class Recipe(Section):
         """The metric that chooses checkpoints and that the verdict is about."""
         return self.metric or METRICS[self.task][0]
 
+    @property
+    def other_metric(self) -> Metric | None:
+        """The metric where it is not the task's own, accuracy or R2."""
+        return None if self.judged_by == METRICS[self.task][0] else self.judged_by
+
     @model_validator(mode="after")
     def _metric_of_the_task(self) -> Recipe:
         usable = METRICS[self.task]

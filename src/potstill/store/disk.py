@@ -21,9 +21,6 @@ _LOCK = ".lock"
 _WRITER = ".writer.json"
 
 
-errors = disk_errors
-
-
 def write(file: FileIO, content: bytes) -> None:
     """Write all of ``content``."""
     rest = memoryview(content)
@@ -103,7 +100,7 @@ def only_writer(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
     """
     lock = FileLock(folder / _LOCK)
-    with errors(folder):
+    with disk_errors(folder):
         try:
             lock.acquire(timeout=patience)
         except Timeout:

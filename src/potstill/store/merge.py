@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
-from potstill.core.files import atomic_path, write_json
+from potstill.core.files import atomic_path, disk_errors, write_json
 from potstill.core.progress import progress
 from potstill.store import disk, layout
 from potstill.store.keys import keys_problem
@@ -79,9 +79,9 @@ def merge(parts: Sequence[Path], into: Path, *, move: bool = False, verify: bool
     manifest = known[0].manifest
     for other in known[1:]:
         refuse_differences(known[0].folder, manifest, other.folder, other.manifest)
-    with disk.errors(into):
+    with disk_errors(into):
         (into / layout.SHARDS).mkdir(parents=True, exist_ok=True)
-    with disk.only_writer(into, patience=60.0), disk.errors(into):
+    with disk.only_writer(into, patience=60.0), disk_errors(into):
         present = _begin(into, known)
         source, doubled = _sources(known, present)
         with progress("merging", len(source), unit="shards") as advance:
@@ -229,7 +229,7 @@ def _take_files(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def _remove_taken(part: _Part) -> None:
-    with disk.errors(part.folder):
+    with disk_errors(part.folder):
         for shard in part.journals:
             place = layout.shard_folder(part.folder, shard)
             for name in (layout.JOURNAL, *(column.file for column in layout.columns(part.manifest))):

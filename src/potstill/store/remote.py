@@ -20,7 +20,7 @@ import psutil
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError
-from potstill.core.files import atomic_path
+from potstill.core.files import atomic_path, disk_errors
 from potstill.core.optional import require
 from potstill.core.progress import progress
 from potstill.store import disk, layout
@@ -132,7 +132,7 @@ def open_remote(url: str, expected: Manifest | None = None) -> Store:
         if expected is not None:
             refuse_changes(Path(url), manifest, expected)
         folder = cache_folder(url, manifest)
-        with disk.errors(folder):
+        with disk_errors(folder):
             (folder / layout.SHARDS).mkdir(parents=True, exist_ok=True)
         with disk.only_writer(folder, patience=600.0):
             if keys_problem(folder, manifest) is not None or heads_problem(folder, manifest) is not None:
@@ -159,7 +159,7 @@ def local_copy(url: str, into: Path | None = None) -> Path:
     place = _place(url)
     store = open_remote(url)
     folder = store.folder if into is None else into
-    with _errors(url), disk.errors(folder):
+    with _errors(url), disk_errors(folder):
         for shard in range(store.manifest.num_shards):
             if into is None:
                 _fetch(place, folder, store.manifest, shard)
@@ -243,7 +243,7 @@ def record_remote(
         refuse_changes(Path(url), known, manifest)
         return open_remote(url, manifest)
     folder = cache_folder(url, manifest)
-    with disk.errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_keys(folder, ids)
     with _errors(url):
@@ -351,9 +351,9 @@ def _finish(place: _Place, manifest: Manifest) -> bool:
 def _fetch(place: _Place, folder: Path, manifest: Manifest, shard: int) -> None:
     """Bring a shard into the cache, unless the same one lies there."""
     target = layout.shard_folder(folder, shard)
-    with disk.errors(target):
+    with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-    with _errors(place.url), disk.only_writer(target, patience=600.0), disk.errors(target):
+    with _errors(place.url), disk.only_writer(target, patience=600.0), disk_errors(target):
         content = _journal(place, shard)
         if content is None:
             raise PotstillError(f"{place.url} is damaged: {_journal_name(shard)} is missing. Record or send it again.")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from potstill.core import random
 from potstill.core.errors import TeacherError, UsageError
-from potstill.core.files import write_json
+from potstill.core.files import disk_errors, write_json
 from potstill.core.progress import progress
 from potstill.core.signals import Batch, Ragged
 from potstill.store import disk, layout
@@ -124,9 +124,9 @@ def record_part(
     finished = _intact(folder, manifest)
     if finished is not None:
         return finished
-    with disk.errors(folder):
+    with disk_errors(folder):
         (folder / layout.SHARDS).mkdir(parents=True, exist_ok=True)
-    with disk.only_writer(folder, patience=60.0), disk.errors(folder):
+    with disk.only_writer(folder, patience=60.0), disk_errors(folder):
         manifest = _begin(folder, manifest, ids)
     keys = keys_of(ids, manifest.views)
     mine = shards_of_part(manifest, part)
@@ -134,11 +134,11 @@ def record_part(
     with progress(description, total, unit="samples") as advance:
         for shard in mine:
             place = layout.shard_folder(folder, shard)
-            with disk.errors(place):
+            with disk_errors(place):
                 place.mkdir(exist_ok=True)
             with disk.only_writer(place):
                 _Shard(folder, manifest, shard, keys).fill(teacher, batches, advance)
-    with disk.only_writer(folder, patience=60.0), disk.errors(folder):
+    with disk.only_writer(folder, patience=60.0), disk_errors(folder):
         if any(not layout.read_journal(folder, manifest, shard)[1] for shard in range(manifest.num_shards)):
             return None
         if (folder / layout.UNFINISHED).is_file():
@@ -247,11 +247,11 @@ class _Shard:
         with ExitStack() as stack:
             for column in layout.columns(self.manifest):
                 path = self._place / column.file
-                with disk.errors(path):
+                with disk_errors(path):
                     path.touch()
                     self.files[column.file] = stack.enter_context(path.open("r+b", buffering=0))
             path = self._place / layout.JOURNAL
-            with disk.errors(path):
+            with disk_errors(path):
                 self.files[layout.JOURNAL] = path.open("ab", buffering=0)
                 stack.callback(lambda: self.files[layout.JOURNAL].close())  # it may be opened anew in between
                 disk.sync_folder(self._place)
@@ -266,7 +266,7 @@ class _Shard:
     def _prepare(self) -> list[int] | None:
         """Cut off what is half-written; return the blocks to record, or None where the shard is whole as it is."""
         blocks = self.manifest.shard_blocks(self.number)
-        with disk.errors(self._place):
+        with disk_errors(self._place):
             disk.refuse_link(self._place)
             claimed, finished = layout.read_journal(self.folder, self.manifest, self.number)
             # Blocks are written in order, so what is claimed after a gap has no known beginning.
@@ -356,7 +356,7 @@ class _Shard:
         if number in self.journal and dict(self.journal[number].ends) != ends:
             return False
         for column in layout.columns(self.manifest):
-            with disk.errors(self._place / column.file):
+            with disk_errors(self._place / column.file):
                 file = self.files[column.file]
                 if first[column.file] == 0:
                     file.seek(0)
@@ -370,20 +370,20 @@ class _Shard:
         return True
 
     def _note(self, line: str) -> None:
-        with disk.errors(self._place / layout.JOURNAL):
+        with disk_errors(self._place / layout.JOURNAL):
             disk.write(self.files[layout.JOURNAL], line.encode())
             disk.sync(self.files[layout.JOURNAL])
 
     def _finish(self) -> None:
         last = self.journal[self.manifest.shard_blocks(self.number).stop - 1]
         for column in layout.columns(self.manifest):
-            with disk.errors(self._place / column.file):
+            with disk_errors(self._place / column.file):
                 file = self.files[column.file]
                 file.seek(0)
                 disk.write(file, column.header(last.ends[column.file]))
                 disk.sync(file)
         path = self._place / layout.JOURNAL
-        with disk.errors(path):
+        with disk_errors(path):
             disk.write_bytes(path, layout.journal_text(self.manifest, self.number, self.journal).encode())
             disk.sync_folder(self._place)
 
