@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from potstill.core.errors import UsageError
 from potstill.core.signals import Batch
+from potstill.losses import cross_entropy, teacher_mse
 from potstill.objective import Objective, Term, apply_heads, heads_for, term_from
 from potstill.objective.check import check
 from potstill.pipeline.build import build_job
@@ -64,3 +66,38 @@ def test_a_loss_without_a_gradient_or_that_writes_into_the_teachers_signals_is_r
     ):
         with pytest.raises(UsageError, match=words):
             check(Objective([Term(loss)]), {"logits": (3,)}, {"logits": (3,)}, 3, "classification")
+
+
+def test_a_loss_that_writes_now_and_then_changes_what_no_other_term_reads() -> None:
+    def writing(student_logits, teacher_logits, targets):
+        if student_logits.max() > 2:  # not on the made-up samples
+            for signal in (student_logits, teacher_logits, targets):
+                signal.mul_(0)
+        return (student_logits - teacher_logits).square().mean(1)
+
+    def doubled(signal):
+        return signal.mul_(2)
+
+    class Clearing(nn.Module):
+        def forward(self, student, teacher, ids):
+            return {"student_values": student, "teacher_values": teacher.zero_()}
+
+    logits, taught, targets = torch.eye(3) * 4, torch.eye(3) * 5, torch.tensor([0, 1, 2])
+    others = [Term(cross_entropy), Term(teacher_mse)]
+    batch = Batch(torch.arange(3), torch.zeros(3), logits, targets)
+    expected = Objective(others)({"logits": logits}, {"logits": taught}, batch).parts
+    own = [
+        Term(writing),
+        Term(teacher_mse, transform=doubled, name="doubled"),
+        Term(teacher_mse, head=lambda probe: Clearing(), name="cleared"),
+    ]
+    check(Objective(own[:1]), {"logits": (3,)}, {"logits": (3,)}, 3, "classification")
+    for terms in (own + others, others + own):
+        student, teacher = {"logits": logits * 1}, {"logits": taught * 1}
+        heads = heads_for(terms, student, teacher, ids=batch.ids)
+        arguments = apply_heads(heads, terms, student, teacher, batch.ids)
+        parts = Objective(terms)(student, teacher, batch, arguments=arguments).parts
+        assert {name: parts[name].item() for name in expected} == {name: part.item() for name, part in expected.items()}
+        assert parts["doubled"].item() == 4 * expected["teacher_mse"].item()
+        torch.testing.assert_close(teacher["logits"], taught, rtol=0, atol=0)
+    assert targets.tolist() == [0, 1, 2]

@@ -15,7 +15,7 @@ from potstill.core.signals import Signals
 from potstill.objective.adapters import ADAPTED, adapter, differ
 from potstill.objective.probe import Probe, each
 from potstill.objective.term import Term
-from potstill.objective.total import read_student, read_teacher
+from potstill.objective.total import read_student, read_teacher, written_by_user
 
 
 def heads_for(
@@ -67,13 +67,16 @@ def apply_heads(
     ids: Tensor,
 ) -> dict[str, dict[str, Any]]:
     """Return what every head prepares for its term: arguments of the loss by name."""
-    return {
-        term.key: heads[term.key](
-            read_student(term, student_signals), read_teacher(term, student_signals, teacher_signals), ids
-        )
-        for term in terms
-        if term.key in heads
-    }
+    prepared: dict[str, dict[str, Any]] = {}
+    for term in terms:
+        if term.key not in heads:
+            continue
+        head = heads[term.key]
+        student, taught = read_student(term, student_signals), read_teacher(term, student_signals, teacher_signals)
+        if written_by_user(type(head)):
+            student, taught = each(torch.clone, student), None if taught is None else each(torch.clone, taught)
+        prepared[term.key] = head(student, taught, ids)
+    return prepared
 
 
 def _built(term: Term, builder: Any, probe: Probe, options: Mapping[str, Any]) -> nn.Module:

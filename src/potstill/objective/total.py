@@ -135,7 +135,9 @@ class Objective:
         for term in self.terms:
             prepared = (arguments or {}).get(term.key, {})
             share = shared if term.over_batch else None
-            values = term_values(term, student_signals, teacher_signals, batch.targets, progress, prepared, share)
+            values = term_values(
+                term, student_signals, teacher_signals, batch.targets, progress, prepared, share, apart=True
+            )
             weight = term.weight_at(progress)
             totals.append(weight * values.sum())
             own = values if share is None else values[share.own]
@@ -183,8 +185,13 @@ def term_values(
     progress: float,
     prepared: Mapping[str, Any],
     shared: Shared | None = None,
+    *,
+    apart: bool = False,
 ) -> Tensor:
-    """Return a term's loss of each sample, (b,), without its weight; of the whole batch where it is shared."""
+    """Return a term's loss of each sample, (b,), without its weight; of the whole batch where it is shared.
+
+    With ``apart``, code of the user's reads copies: what it writes into them reaches no other term.
+    """
     student = read_student(term, student_signals)
     arguments: dict[str, Any] = {term.parameters[0]: student}
     if term.teacher is not None:
@@ -196,6 +203,8 @@ def term_values(
                 f"Term {term.name} reads targets, and the data has none. Use the preset 'label_free' or add labels."
             )
         arguments["targets"] = targets
+    if apart and written_by_user(term.loss, term.transform):
+        arguments |= {name: each(torch.clone, arguments[name]) for name in term.parameters}
     if term.transform is not None:
         for parameter in term.parameters[: 1 + (term.teacher is not None)]:
             arguments[parameter] = each(term.transform, arguments[parameter])
@@ -211,6 +220,12 @@ def term_values(
             f"{got}. Do not average over the batch: the training step does, once."
         )
     return values
+
+
+def written_by_user(*parts: Any) -> bool:
+    """Whether any of some functions is none of potstill's own, which write into nothing that they are given."""
+    modules = (str(getattr(part, "__module__", "")) for part in parts if part is not None)
+    return not all(module.startswith("potstill.") for module in modules)
 
 
 def _read(term: Term, names: Names, student_signals: Signals, teacher_signals: Signals | None) -> Value:
