@@ -157,6 +157,19 @@ def test_the_plan_tells_and_the_same_student_is_exported_once(monkeypatch: pytes
     assert len(asked) == 5
 
 
+def test_students_that_differ_in_a_setting_or_in_what_nobody_can_tell_are_each_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(trial, "_tried", {})
+    monkeypatch.setattr(trial, "_write_and_compare", lambda made, *_: asked.append(made.given.student) or [])
+    students = [Odd() for _ in range(5)]
+    for student, setting in zip(students, (1, 1, 2, object(), object()), strict=True):
+        student.setting = setting
+        try_student(job(student, ["onnx"]), RunFolder(tmp_path))
+    assert asked == [students[0], *students[2:]]
+
+
 def test_weights_that_a_norm_computes_are_copied_and_exported_as_their_values() -> None:
     model = old_norms()
     assert try_student(job(model, ["onnx"])) == ()

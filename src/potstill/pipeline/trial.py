@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ KEPT = "export_tried"
 """The place in ``run.json`` of what was found out."""
 _ALIKE = 1e-3
 """Largest difference of two answers that count as equal, relative to their spread."""
-_PLAIN = (bool, int, float, str, type(None), type)
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_tried: dict[Any, tuple[str, ...]] = {}
+_tried: dict[str, list[str]] = {}
 """What was found out in this process, by what the student computes with."""
 
 
@@ -135,45 +136,48 @@ def _try_files(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor, fol
     """Write every wanted format and compare; the same model is tried once in a process, and once in a run folder."""
     formats = job.recipe.export.wanted, job.recipe.export.formats is None
     about = tuple(inputs.shape[1:]), str(inputs.dtype), job.data.task, formats, repr(job.student_preprocess)
-    key, lasting = (_identity(model), about), _lasting(job, model, about)
+    key = _computes_with(job, model, about)
+    if key is None:
+        return _write_and_compare(job, model, inputs, expected)
     before = {} if folder is None else folder.state.get(KEPT, {})
     if key not in _tried:
-        known = lasting is not None and before.get("key") == lasting
-        _tried[key] = tuple(before["told"] if known else _write_and_compare(job, model, inputs, expected))
+        known = before.get("key") == key
+        _tried[key] = list(before["told"] if known else _write_and_compare(job, model, inputs, expected))
     if folder is not None and folder.path.is_dir():
-        folder.state[KEPT] = {"key": lasting, "told": list(_tried[key])}
-    return list(_tried[key])
+        folder.state[KEPT] = {"key": key, "told": _tried[key]}
+    return _tried[key]
 
 
-def _lasting(job: Job, model: nn.Module, about: Any) -> str | None:
-    """Return what a model computes with as one text for any process; None where its code is in no file."""
+def _computes_with(job: Job, model: nn.Module, about: Any) -> str | None:
+    """Return what a model computes with, the same in any process; None where its code is in no file, or not all told.
+
+    That is its layers, their settings, the shapes of its weights, and its code.
+    """
     classes = {type(module) for module in model.modules()}
-    if not all(getattr(sys.modules.get(one.__module__), "__file__", None) for one in classes):
+    settings = [
+        (name, key, _told(value))
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if key not in _OF_EVERY_MODULE
+    ]
+    files = [getattr(sys.modules.get(one.__module__), "__file__", None) for one in classes]
+    if None in files or any(text is None for _, _, text in settings):
         return None
     written = [job.given.student] if job.given.student is not None else [job.recipe.student.model]
     code = digests(files_of([*written, *classes], base=job.base), base=job.base)
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-    return fingerprint.of_json(
-        [fingerprint.of_layers(model), shapes, code, job.recipe.student.args, repr(about), package_versions()]
-    )
+    layers = [fingerprint.of_layers(model), settings, shapes]
+    return fingerprint.of_json([layers, code, job.recipe.student.args, repr(about), package_versions()])
 
 
-def _identity(model: nn.Module) -> Any:
-    """Return what a model computes with in this process: its layers, their classes and settings, its weights' shapes.
-
-    What is no plain setting counts as another one in every model.
-    """
-    kinds = []
-    for name, module in model.named_modules():
-        plain = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
-        settings = [(key, value if _is_plain(value) else id(value)) for key, value in sorted(plain.items())]
-        kinds.append((name, type(module), tuple(settings)))
-    shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in model.state_dict().items())
-    return str(model), tuple(kinds), shapes
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+def _told(value: Any) -> str | None:
+    """Return a setting of a layer as text; None for one that no text tells apart from all others."""
+    if isinstance(value, list | tuple):
+        texts = [_told(item) for item in value]
+        return None if None in texts else str(texts)
+    if isinstance(value, FunctionType) and value.__module__.startswith("torch."):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value) if isinstance(value, _PLAIN) else None
 
 
 def _write_and_compare(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> list[str]:
