@@ -122,6 +122,41 @@ def test_samples_that_both_answer_alike_are_no_disagreements() -> None:
     assert sorted(entry["row"] for entry in found) == expected.tolist()
 
 
+@pytest.mark.parametrize("columns", [2, 5, 9])
+def test_errors_of_columns_in_unlike_units_are_told_one_by_one_and_never_averaged(columns: int) -> None:
+    generator = np.random.default_rng(0)
+    units = 10.0 ** -np.arange(columns)
+    targets = generator.normal(size=(200, columns)) * units
+    alone, distilled = (targets + generator.normal(size=(200, columns)) * units * off for off in (0.4, 0.2))
+    result = run(
+        task="regression", targets=targets, teacher=None, alone={0: alone}, distilled={0: distilled}, sizes=SIZES
+    )
+    errors = np.sqrt(((distilled - targets) ** 2).mean(0))
+    scored, by_seed = result.models["distilled"].metrics, result.models["distilled"].per_seed
+    told = [text for text in result.verdict.sentences if "RMSE" in text]
+    if columns > 8:
+        assert (set(scored), told) == ({"r2"}, [])
+        return
+    assert [scored[f"rmse_{column + 1}"] for column in range(columns)] == pytest.approx(errors.tolist())
+    assert by_seed["rmse_2"] == (scored["rmse_2"],)
+    assert not {"rmse", "mae"} & set(scored)
+    by_alone = np.sqrt(((alone - targets) ** 2).mean(0))
+    assert f"{errors[1]:.3g}"[:6] in told[0]
+    assert f"(trained alone {by_alone[1]:.3g}" in told[0]
+    assert ("(2 more columns in the table)" in told[0]) == (columns == 5)
+    assert "column 4" not in told[0]
+    with pytest.raises(UsageError, match=f"{columns} target columns is one of r2, rmse_1"):
+        run(
+            task="regression",
+            targets=targets,
+            teacher=None,
+            alone={0: alone},
+            distilled={0: distilled},
+            sizes=SIZES,
+            metric="rmse",
+        )
+
+
 def test_json_round_trip_through_text() -> None:
     result = run(**classification(limits=[Limit("student.onnx", 1.0, 0.5, "MB")]))
     again = EvaluationResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
@@ -202,10 +237,14 @@ def test_regression(columns: int | None) -> None:
     scored = result.models["distilled"].metrics
     assert result.headline_metric == "r2"
     assert scored["r2"] == pytest.approx(sk.r2_score(flat, distilled), abs=1e-6)
-    assert scored["rmse"] == pytest.approx(sk.root_mean_squared_error(flat, distilled), abs=1e-6)
-    assert scored["mae"] == pytest.approx(sk.mean_absolute_error(flat, distilled), abs=1e-6)
+    ends = ("",) if flat.shape[1] == 1 else tuple(f"_{column}" for column in range(1, flat.shape[1] + 1))
+    assert set(scored) == {"r2", *(f"{kind}{end}" for kind in ("rmse", "mae") for end in ends)}
+    for column, end in enumerate(ends):
+        pair = flat[:, column], distilled[:, column]
+        assert scored[f"rmse{end}"] == pytest.approx(sk.root_mean_squared_error(*pair), abs=1e-6)
+        assert scored[f"mae{end}"] == pytest.approx(sk.mean_absolute_error(*pair), abs=1e-6)
     assert result.differences["distilled-alone"]["r2"].low > 0
-    assert result.differences["distilled-alone"]["rmse"].high < 0
+    assert result.differences["distilled-alone"][f"rmse{ends[0]}"].high < 0
     assert result.reliability == {}
     assert result.confusion == {}
     worst = result.disagreements[0]

@@ -125,3 +125,19 @@ def test_a_folder_without_files(tmp_path: Path) -> None:
     assert "onnx" not in card.data.tags
     assert "onnxruntime" not in card.text
     assert "model=MyModel()" in card.text
+
+
+def test_errors_of_several_columns_stand_in_the_card_one_by_one(tmp_path: Path) -> None:
+    prepared(tmp_path, [12])
+    found = evaluation("regression")
+    found["models"] = {
+        name: {
+            **scores(0.0, ("r2", "rmse_1", "rmse_2")),
+            "intervals": {"r2": [0.4, 0.6], "rmse_1": [70_123.4, 81_000.0], "rmse_2": [4e-4, 6e-4]},
+        }
+        for name in ("alone", "distilled")
+    }
+    text = write_card(tmp_path, evaluation=found).read_text()
+    assert "| RMSE, column 1 | 0.5 (70,123 to 81,000) |" in text
+    assert "| RMSE, column 2 | 0.5 (0.0004 to 0.0006) |" in text
+    assert ModelCard(text).data.metrics == ["r_squared", "rmse"]

@@ -18,6 +18,7 @@ from torch import nn
 import potstill
 from potstill import losses
 from potstill.core import fingerprint
+from potstill.core.errors import UsageError
 from potstill.core.scale import TargetScale
 from potstill.data.samples import Rows, make_samples
 from potstill.models.last_layer import in_standard_units
@@ -75,7 +76,9 @@ def test_kept_answers_are_in_the_units_of_the_targets(made: SimpleNamespace) -> 
         metrics = made.run.evaluation.models[kind].metrics
         assert metrics["r2"] == pytest.approx(scores.mean(), abs=1e-9)
         squares = ((made.predictions[kind][0] - Y[rows]) ** 2).mean(0)
-        assert metrics["rmse"] == pytest.approx((squares**0.5).mean(), rel=1e-9)
+        told = [metrics[f"rmse_{column + 1}"] for column in range(len(squares))]
+        np.testing.assert_allclose(told, squares**0.5, rtol=1e-9)
+        assert "rmse" not in metrics
 
 
 def test_every_exported_file_answers_in_the_units_of_the_targets(made: SimpleNamespace) -> None:
@@ -299,3 +302,10 @@ def test_low_rank_heads_answer_in_standard_units() -> None:
     scale = TargetScale((22_000.0,), (100.0,))
     weight, bias = in_standard_units(torch.tensor([[300.0, 200.0]]), torch.tensor([22_050.0]), scale)
     assert (weight.tolist(), bias.tolist()) == ([[3.0, 2.0]], [0.5])
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+def test_the_average_error_over_columns_of_unlike_units_judges_nothing(metric: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"metric: {metric} of 2 target columns .* metric: r2"):
+        distill(Exact(), STUDENT, (X, Y), out=tmp_path / "run", metric=metric, **SETTINGS)
+    assert not (tmp_path / "run" / "teacher").exists()

@@ -30,3 +30,9 @@ def printable_parts(value: Any) -> Any:
     if isinstance(value, dict):
         return {printable_parts(key): printable_parts(item) for key, item in value.items()}
     return [printable_parts(item) for item in value] if isinstance(value, list) else value
+
+
+def kind_and_column(metric: str) -> tuple[str, int | None]:
+    """Return the kind and the column, from 1, of a metric of one of several columns, ``rmse_2``; else its name."""
+    kind, _, column = metric.rpartition("_")
+    return (kind, int(column)) if kind and column.isdecimal() else (metric, None)

@@ -109,6 +109,12 @@ def rmse(values: Array, targets: Array) -> Jackknife:
     return _jackknife(float(np.sqrt(squares.mean(axis=0)).mean()), without)
 
 
+def column_error(kind: str, column: int, values: Array, targets: Array) -> Jackknife:
+    """Return the jackknife of the error ``kind``, ``"rmse"`` or ``"mae"``, of one column, in that column's unit."""
+    given, wanted = (array[:, [column]] for array in checked_values(values, targets))
+    return rmse(given, wanted) if kind == "rmse" else of_mean(metrics.example_absolute_error(given, wanted))
+
+
 def r2(values: Array, targets: Array) -> Jackknife:
     """Return the jackknife of `metrics.r2`: the targets' own spread changes too."""
     given, wanted = checked_values(values, targets)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings as python_warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def evaluate(
         temperatures: model -> what its logits are divided by, one for each seed, see `calibrate`; log loss and
             calibration error are then also measured calibrated.
         limits: the budget, measured; see also `with_limits`.
-        metric: what the verdict is about, a name of `metrics.RANGES`; accuracy or R2 when absent.
+        metric: what the verdict is about, a name of `measures`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
             alone or not clearly better than chance is added here.
         num_disagreements: how many examples to list at most; those of one class for both are no disagreement.
@@ -100,11 +101,13 @@ def evaluate(
         "distilled": [np.asarray(distilled[number]) for number in seeds],
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
-    tables = measures(task, None if teacher is None else np.asarray(teacher))
+    columns = 1 if task == "classification" else checked_values(targets, targets)[1].shape[1]
+    tables = measures(task, None if teacher is None else np.asarray(teacher), columns=columns)
     headline = metric or HEADLINES[task]
     if headline not in tables or headline in ABOUT_TEACHER:
         usable = ", ".join(name for name in tables if name not in ABOUT_TEACHER)
-        raise UsageError(f"The metric of a {task} task is one of {usable}; got '{headline}'.")
+        several = f" with {columns} target columns" if columns > 1 else ""
+        raise UsageError(f"The metric of a {task} task{several} is one of {usable}; got '{headline}'.")
     measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
     if task == "classification" and temperatures:
         divided = {
@@ -278,15 +281,14 @@ def _named(
     return students if teacher is None else [("teacher", teacher), *students]
 
 
-def measures(task: Task, teacher: Array | None = None) -> dict[str, Measure]:
+def measures(task: Task, teacher: Array | None = None, *, columns: int = 1) -> dict[str, Measure]:
     """Return metric -> its jackknife as a function of outputs and targets; those that need a teacher only with one."""
     if task == "regression":
-        return {
-            "r2": delete_one.r2,
-            "rmse": delete_one.rmse,
-            "mae": lambda values, targets: of_mean(metrics.example_absolute_error(values, targets)),
-        }
-    found: dict[str, Measure] = {
+        found: dict[str, Measure] = {"r2": delete_one.r2}
+        for name, kind, column in metrics.errors_of(columns):
+            found[name] = partial(delete_one.column_error, kind, column - 1)
+        return found
+    found = {
         "accuracy": lambda logits, targets: of_mean(metrics.example_correct(logits, targets)),
         "balanced_accuracy": delete_one.balanced_accuracy,
         "auc": delete_one.auc,
@@ -330,7 +332,7 @@ def _compare(
     pairs = [("distilled", "alone"), ("distilled", "teacher"), ("teacher", "alone")]
     # The headline comes first: it says which of the further models is the best one.
     for name in sorted(tables, key=lambda name: name != headline):
-        about, values = metrics.RANGES[name], {}
+        about, values = metrics.about(name), {}
         pair_spare = spare(len(targets)) if about.rate else 0.0
         alone_spare = spare(np.unique(targets, return_counts=True)[1]) if name in OVER_CLASSES else pair_spare
         for model in outputs:

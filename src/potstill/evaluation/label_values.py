@@ -15,9 +15,10 @@ def value_scores(values: Array, targets: Array | None) -> Record:
     """Return the numbers of one split as JSON data.
 
     ``num``, ``mean`` and ``spread`` (standard deviation) of the answers by column, ``value_histogram`` (one column
-    only); with labels also ``r2``, ``rmse`` with their 95 % ``r2_interval``, ``rmse_interval``, ``mae``, ``bias`` (mean
-    error by column) and ``residual_histogram``. Residuals are answer minus label; with more than one column they are
-    in units of the standard deviation of the column's labels (``residual_unit``: ``target`` or ``spread``).
+    only); with labels also ``r2``, ``rmse`` with their 95 % ``r2_interval``, ``rmse_interval``, ``mae`` (of several
+    columns ``rmse_1``, ``rmse_1_interval``, ``mae_1`` and on, see `metrics.errors_of`), ``bias`` (mean error by column)
+    and ``residual_histogram``. Residuals are answer minus label; with more than one column they are in units of the
+    standard deviation of the column's labels (``residual_unit``: ``target`` or ``spread``).
 
     Args:
         values: (n,) or (n, k) what the teacher answered.
@@ -38,13 +39,15 @@ def value_scores(values: Array, targets: Array | None) -> Record:
     residuals = scaled_residuals(values, targets)
     one = found.shape[1] == 1
     edge = float(np.quantile(np.abs(residuals), 0.995)) or 1.0
-    r2, rmse = delete_one.r2(values, targets), delete_one.rmse(values, targets)
+    r2 = delete_one.r2(values, targets)
+    errors: Record = {}
+    for name, kind, column in metrics.errors_of(found.shape[1]):
+        error = delete_one.column_error(kind, column - 1, values, targets)
+        errors |= {name: error.value} | ({f"{name}_interval": _interval(error, low=0.0)} if kind == "rmse" else {})
     return scores | {
         "r2": r2.value,
         "r2_interval": _interval(r2, high=1.0),
-        "rmse": rmse.value,
-        "rmse_interval": _interval(rmse, low=0.0),
-        "mae": metrics.mae(values, targets),
+        **errors,
         "bias": (found - wanted).mean(axis=0).tolist(),
         "residual_unit": "target" if one else "spread",
         "residual_histogram": histogram(residuals.ravel(), -edge, edge, bins=31),

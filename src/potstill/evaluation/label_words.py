@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from potstill.core.text import kind_and_column
+from potstill.evaluation.shown import significant
+from potstill.evaluation.verdict import COLUMNS_NAMED
+
 Numbers = Mapping[str, Any]
 Finding = dict[str, str]
 
@@ -322,7 +326,7 @@ def value_hopes(facts: Numbers) -> list[str]:
         low, high = held["r2_interval"]
         hopes.append(
             f"On {count_of(held['num'], 'validation sample')} the teacher has R² = {held['r2']:.3f} (95 % interval "
-            f"{low:.3f} to {high:.3f}) and a typical error (RMSE) of {held['rmse']:.3g}. That is the ceiling to plan "
+            f"{low:.3f} to {high:.3f}){_typical(held)}. That is the ceiling to plan "
             "with: a student that copies the teacher perfectly ends there, and most end below."
         )
     elif "r2" in train:
@@ -337,6 +341,16 @@ def value_hopes(facts: Numbers) -> list[str]:
         "than the labels, and where samples have no label."
     )
     return [*hopes, *_stored(facts), _limits()]
+
+
+def _typical(scores: Numbers) -> str:
+    """Return the typical error in words, of several columns the first ones'; nothing where none was measured."""
+    if "rmse" in scores:
+        return f" and a typical error (RMSE) of {significant(scores['rmse'])}"
+    names = [name for name in scores if kind_and_column(name)[0] == "rmse"]
+    told = [f"{significant(scores[name])} in column {kind_and_column(name)[1]}" for name in names[:COLUMNS_NAMED]]
+    more = f" and {len(names) - COLUMNS_NAMED} more" if len(names) > COLUMNS_NAMED else ""
+    return f" and typical errors (RMSE) of {', '.join(told)}{more}" if told else ""
 
 
 def value_warnings(facts: Numbers) -> list[Finding]:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from potstill.core.errors import UsageError
+from potstill.core.text import kind_and_column
 from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_odds, log_softmax
 
 NUM_BINS = 15
 PER_COLUMN = ("rmse", "mae")  # in the targets' unit: several columns have several units
+MOST_COLUMNS = 8  # of which each error is told
 TIE = 1e-6  # log odds closer than this count as equal: float32 scores of equal probabilities differ by less
 
 
@@ -61,10 +63,16 @@ def about(name: str) -> Range:
     return RANGES[kind_and_column(name)[0]]
 
 
-def kind_and_column(name: str) -> tuple[str, int | None]:
-    """Return the kind and the column, from 1, of an error of one of several columns: ``rmse_2``; else the name."""
-    kind, _, column = name.rpartition("_")
-    return (kind, int(column)) if kind in PER_COLUMN and column.isdecimal() else (name, None)
+def errors_of(columns: int) -> list[tuple[str, str, int]]:
+    """Return the errors of a regression as (name, kind, column from 1): ``rmse``, of several columns ``rmse_1`` and on.
+
+    Their mean over the columns has no unit, so there is none; with more than ``MOST_COLUMNS`` there are no errors.
+    """
+    if columns == 1:
+        return [(kind, kind, 1) for kind in PER_COLUMN]
+    if columns > MOST_COLUMNS:
+        return []
+    return [(f"{kind}_{column}", kind, column) for kind in PER_COLUMN for column in range(1, columns + 1)]
 
 
 def unbounded(name: str) -> bool:
@@ -290,6 +298,8 @@ def example_absolute_error(values: Array, targets: Array) -> Floats:
 
 def mae(values: Array, targets: Array) -> float:
     """Return the mean absolute error in the targets' unit, averaged over the columns.
+
+    The average means something only where all columns have one unit; an evaluation tells each column's (`errors_of`).
 
     Args:
         values: (n,) or (n, k) predicted values.

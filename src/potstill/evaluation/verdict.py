@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from potstill.core.text import counted
+from potstill.core.text import counted, kind_and_column
 from potstill.evaluation.metrics import about
 from potstill.evaluation.shown import PERCENT, change, level
 
@@ -23,6 +23,7 @@ that distillation did not help."""
 NARROWER = 0.85
 """Twice the seeds, or twice the test examples, are advised where they would leave at most this share of the width."""
 
+COLUMNS_NAMED = 3
 SHARED = ("accuracy", "balanced_accuracy", "macro_f1", "r2")  # of which a share of the teacher's means something
 WORDS = {
     "accuracy": "accuracy",
@@ -166,12 +167,7 @@ def judge(
         pair = scores["distilled"][metric], scores["teacher"][metric]
         sentences.append(_kept(metric, *pair, _gain_of(metric, to_teacher), parameters))
     if metric == "r2":
-        own, *rest = [
-            f"{name} {_number(scores[model]['rmse'])}"
-            for name, model in (("", "distilled"), ("trained alone", "alone"), ("teacher", "teacher"))
-            if model in scores
-        ]
-        sentences.append(f"Its typical error (RMSE, in the target's unit) is{own}; {', '.join(rest)}.")
+        sentences += _typical_errors(scores)
     sentences += [
         _merged(metric, pair.removeprefix("teacher-"), _gain_of(metric, found[metric]))
         for pair, found in differences.items()
@@ -342,6 +338,30 @@ def weak_teacher(
     return found
 
 
+def _typical_errors(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the typical error as a sentence, of several columns of each: of columns of unlike units there is no mean.
+
+    Nothing is said where no error was measured.
+    """
+
+    names = [name for name in scores["distilled"] if kind_and_column(name)[0] == "rmse"]
+    several = names != ["rmse"]
+
+    def of(name: str) -> str:
+        own, *rest = [
+            f"{before}{level(name, scores[model][name])}"
+            for before, model in (("", "distilled"), ("trained alone ", "alone"), ("teacher ", "teacher"))
+            if model in scores
+        ]
+        return f"{own} ({', '.join(rest)})" if several else f"{own}; {', '.join(rest)}"
+
+    if not several:
+        return [f"Its typical error (RMSE, in the target's unit) is {of('rmse')}."]
+    told = [f"{of(name)} in column {kind_and_column(name)[1]}" for name in names[:COLUMNS_NAMED]]
+    more = f" ({len(names) - COLUMNS_NAMED} more columns in the table)" if len(names) > COLUMNS_NAMED else ""
+    return [f"Its typical errors (RMSE, each in its column's unit) are {', '.join(told)}{more}."] if names else []
+
+
 def exported_confidence(seed: int, temperature: float, *, raw: float, calibrated: float) -> str:
     """Return what to say of the probabilities in the exported files, which are of one student.
 
@@ -400,7 +420,8 @@ def told_apart(one: float, other: float) -> tuple[str, str]:
 
 
 def _word(metric: str) -> str:
-    return WORDS.get(metric, metric)
+    kind, column = kind_and_column(metric)
+    return WORDS.get(kind, kind) + ("" if column is None else f" of column {column}")
 
 
 def _amount(metric: str, gain: Difference, *, sign: bool = False) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from potstill.core.files import read_json, write_text
+from potstill.core.text import kind_and_column
 from potstill.export.weights import CONFIG
 
 _NAMES = {
@@ -84,14 +85,14 @@ def _front(
     index = list(evaluation["seeds"]).index(seed)
     per_seed = evaluation["models"]["distilled"]["per_seed"]
     measured = {metric: values[index] for metric, values in per_seed.items()}
-    shown = [metric for metric in _NAMES if metric in measured]
+    shown = _listed(measured)
     dataset = _dataset(recipe)
     return {
         "library_name": "potstill",
         # The Hub knows no task of predicting numbers from images.
         **({} if task == "image-regression" else {"pipeline_tag": task}),
         "tags": ["potstill", "knowledge-distillation", *(["onnx"] if onnx else [])],
-        "metrics": [_HUB_TYPES.get(metric, metric) for metric in shown],
+        "metrics": list(dict.fromkeys(map(_hub_type, shown))),
         "model-index": [
             {
                 "name": name,
@@ -100,7 +101,7 @@ def _front(
                         "task": {"type": task},
                         "dataset": {"name": dataset, "type": dataset, "split": evaluation["split"]},
                         "metrics": [
-                            {"type": _HUB_TYPES.get(metric, metric), "name": _NAMES[metric], "value": measured[metric]}
+                            {"type": _hub_type(metric), "name": _title(metric), "value": measured[metric]}
                             for metric in shown
                         ],
                     }
@@ -108,6 +109,21 @@ def _front(
             }
         ],
     }
+
+
+def _listed(metrics: Mapping[str, float]) -> list[str]:
+    """Return the metrics that the card shows, in its order; errors of several columns follow each other."""
+    return [metric for kind in _NAMES for metric in metrics if kind_and_column(metric)[0] == kind]
+
+
+def _title(metric: str) -> str:
+    kind, column = kind_and_column(metric)
+    return _NAMES[kind] + ("" if column is None else f", column {column}")
+
+
+def _hub_type(metric: str) -> str:
+    kind = kind_and_column(metric)[0]
+    return _HUB_TYPES.get(kind, kind)
 
 
 def _dataset(recipe: str) -> str:
@@ -130,14 +146,14 @@ def _features(recipe: str) -> list[str]:
 
 
 def _results(models: Mapping[str, Any]) -> str:
-    metrics = [metric for metric in _NAMES if metric in models["distilled"]["metrics"]]
+    metrics = _listed(models["distilled"]["metrics"])
     shown = [(model, title) for model, title in _MODELS if model in models]
     rows = [["", *(title for _, title in shown)]]
     for metric in metrics:
-        cells = [_NAMES[metric]]
+        cells = [_title(metric)]
         for model, _ in shown:
             low, high = models[model]["intervals"][metric]
-            cells.append(f"{models[model]['metrics'][metric]:.4g} ({low:.4g} to {high:.4g})")
+            cells.append(f"{_number(models[model]['metrics'][metric])} ({_number(low)} to {_number(high)})")
         rows.append(cells)
     for title, key, scale, text in (
         ("Parameters", "parameters", 1, "{:,}"),
@@ -147,6 +163,12 @@ def _results(models: Mapping[str, Any]) -> str:
         held = [models[model][key] for model, _ in shown]
         rows.append([title, *("-" if one is None else text.format(one / scale if scale > 1 else one) for one in held)])
     return _table(rows)
+
+
+def _number(value: float | None) -> str:
+    if value is None:  # an end of an interval that is infinite
+        return "-"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _files(files: Sequence[Mapping[str, Any]]) -> list[str]:

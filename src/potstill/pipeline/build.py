@@ -26,6 +26,7 @@ from potstill.models.together import Exits, Together, below, inside, inside_peer
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
 from potstill.pipeline.any_teacher import covers, describe_source, is_foreign, is_read
+from potstill.pipeline.judging import check_metric
 from potstill.pipeline.makers import answers_in, located, preprocessor, student_maker, teacher_maker
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.recipe import schema
@@ -185,6 +186,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
     device = _device(recipe.device)
     written = recipe.data.classes is not None or (recipe.teacher is not None and recipe.teacher.class_map is not None)
     data = given.loaded or load_data(recipe, base=base, given=given)
+    check_metric(recipe, data)
     check_augment(recipe.data.augment, data.shape)
     recipe = recipe.model_copy(
         update={

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from potstill.core.errors import UsageError
 from potstill.data import Data
 from potstill.evaluation import metrics
 from potstill.evaluation.evaluate import measures
@@ -49,6 +50,20 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
         return score(own(outputs.reshape(targets.shape)), own(targets))
 
     return Metric(name, in_own_units, higher_is_better(recipe))
+
+
+def check_metric(recipe: Recipe, data: Data) -> None:
+    """Refuse to judge several target columns by their average error, which has no unit.
+
+    Raises:
+        UsageError: the recipe's metric is an error, and the data has more than one target column.
+
+    """
+    if recipe.task == "regression" and recipe.judged_by in metrics.PER_COLUMN and data.num_outputs > 1:
+        raise UsageError(
+            f"metric: {recipe.judged_by} of {data.num_outputs} target columns would be an average over their units. "
+            "Use metric: r2, which has none; each column's error is told beside it."
+        )
 
 
 def higher_is_better(recipe: Recipe) -> bool:

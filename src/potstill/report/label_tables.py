@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from potstill.core.text import kind_and_column
 from potstill.evaluation.labelling import LabelFacts
+from potstill.evaluation.metrics import PER_COLUMN
 from potstill.report import numbers
 from potstill.report.label_figures import PLACES
 from potstill.report.scores import Cell, ScoreRow
@@ -107,7 +109,9 @@ def class_scores(facts: LabelFacts) -> Table:
 
 def value_scores(facts: LabelFacts) -> Table:
     """Return the scores of a teacher of values by split."""
-    found = [_score_row(name, facts.splits) for name in ("r2", "rmse", "mae")]
+    kinds = ("r2", *PER_COLUMN)
+    names = dict.fromkeys(name for scores in facts.splits.values() for name in scores)
+    found = [_score_row(name, facts.splits) for name in names if kind_and_column(name)[0] in kinds]
     for key, label, meaning in (
         ("bias", "Mean error", "answer minus label"),
         ("mean", "Mean answer", ""),

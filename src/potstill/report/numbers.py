@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from potstill.core.text import kind_and_column
 from potstill.evaluation import shown
 
 THIN = "\u202f"  # narrow no-break space between a number and its unit
@@ -52,6 +53,9 @@ _METRICS = {
 
 def metric(name: str) -> Metric:
     """Return how the metric ``name`` is shown; an unknown one is shown under its own name."""
+    kind, column = kind_and_column(name)
+    if column is not None and kind in _METRICS:
+        return Metric(f"{_METRICS[kind].label}, column {column}", "number", "lower", "in units of this column")
     return _METRICS.get(name) or Metric(name.replace("_", " ").capitalize(), "number", "none")
 
 
