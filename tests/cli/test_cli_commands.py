@@ -62,7 +62,7 @@ def test_run_prints_an_aligned_table_where_there_is_no_terminal(fake: Any, recip
         "teacher               95.0%  94.0% to 96.2%   1,000,000   4.00   12.3",
         "student alone         90.0%  89.0% to 91.2%      25,000  0.100      -",
         "student distilled     92.0%  91.0% to 93.2%      25,000  0.100  0.123",
-        "1,234 test samples, students averaged over 3 seeds",
+        "1,234 test samples, students averaged over 3 seeds; MB of the weights, ms in PyTorch",
         "",
         "Distillation helped.",
         "  It is 2.0 points better than training alone.",

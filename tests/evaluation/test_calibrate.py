@@ -105,7 +105,7 @@ def test_the_verdict_tells_the_temperature_of_the_exported_student() -> None:
         f"temperature 2.5, fitted on validation: calibration error {honest:.3f}, without it {confident:.3f}."
     )
     assert "seed 7" in said(7)
-    assert said(7).endswith(f"no temperature lowered log loss on validation: calibration error {own:.3f}.")
+    assert said(7).endswith(f"no temperature lowered log loss on validation. Their calibration error is {own:.3f}.")
     assert not any("exported" in text for text in evaluate(**given).verdict.sentences)
 
 

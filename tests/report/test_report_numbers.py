@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from potstill.evaluation.label_values import value_scores
 from potstill.evaluation.verdict import Difference, judge
 from potstill.report import numbers
+from potstill.report.label_tables import value_scores as label_values_table
 
 THIN = "\u202f"
 
@@ -111,3 +115,12 @@ def test_sizes_are_millions_of_bytes() -> None:
 @pytest.mark.parametrize("value", [True, "1", None, math.inf, math.nan])
 def test_only_finite_numbers_are_numbers(value: object) -> None:
     assert numbers.finite(value) is None
+
+
+def test_a_small_column_is_not_rounded_away_beside_a_large_one() -> None:
+    targets = np.array([[1e9, 1e-3], [3e9, 4e-3], [2e9, 2e-3]])
+    splits = {"train": value_scores(np.add(targets, [5e8, 2e-4]), targets)}
+    rows = {row.label: row.cells[0].value for row in label_values_table(SimpleNamespace(splits=splits)).rows}  # type: ignore[arg-type]
+    assert rows["Mean error"] == "5.00e+08, 0.000200"
+    assert rows["Root mean squared error, column 1"] == "5.00e+08"
+    assert rows["Root mean squared error, column 2"] == "0.000200"

@@ -363,7 +363,7 @@ def _typical_errors(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def exported_confidence(seed: int, temperature: float, *, raw: float, calibrated: float) -> str:
-    """Return what to say of the probabilities in the exported files, which are of one student.
+    """Return what to say of the exported student's probabilities, which are not the mean over the seeds.
 
     Args:
         seed: of that student.
@@ -374,12 +374,12 @@ def exported_confidence(seed: int, temperature: float, *, raw: float, calibrated
     """
     if temperature == 1:
         return (
-            f"The probabilities in the exported files, of the student of seed {seed}, are used as they are, as "
-            f"no temperature lowered log loss on validation: calibration error {raw:.3f}."
+            f"The probabilities of the exported student, seed {seed}, are those of its logits as they are: no "
+            f"temperature lowered log loss on validation. Their calibration error is {raw:.3f}."
         )
     return (
-        f"The probabilities in the exported files, of the student of seed {seed}, are calibrated by its temperature "
-        f"{temperature:.3g}, fitted on validation: calibration error {calibrated:.3f}, without it {raw:.3f}."
+        f"The probabilities of the exported student, seed {seed}, are calibrated by its temperature {temperature:.3g}, "
+        f"fitted on validation: calibration error {calibrated:.3f}, without it {raw:.3f}."
     )
 
 

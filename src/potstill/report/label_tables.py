@@ -118,7 +118,7 @@ def value_scores(facts: LabelFacts) -> Table:
         ("spread", "Spread of the answers", "standard deviation"),
     ):
         cells = tuple(
-            Cell(", ".join(_beside(one, scores["spread"][0]) for one in scores.get(key, [])[:4]) or numbers.DASH)
+            Cell(", ".join(map(_beside, scores.get(key, [])[:4], scores["spread"])) or numbers.DASH)
             for scores in facts.splits.values()
         )
         found.append(ScoreRow(label, meaning, cells if any(key in s for s in facts.splits.values()) else ()))
