@@ -94,7 +94,7 @@ def test_the_page_says_the_numbers_of_its_file(page: Page) -> None:
         assert f"{100 * scores['accuracy']:.1f} % {100 * low:.1f} to {100 * high:.1f}" in text
         for key in ("ece", "majority", "confidence", "off_top"):
             assert f"{100 * scores[key]:.1f} %" in text
-        assert f"{scores['entropy_bits']:.3f}" in text
+        assert f"{scores['entropy_bits']:#.3g}" in text
     assert "9.5 B" in text  # 17 kB, 898 samples, 2 views
     assert f"4.2{numbers.TIMES} smaller than float32" in text  # 71.84 kB
     assert "no inputs and no labels" in text
