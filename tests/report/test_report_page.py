@@ -319,6 +319,16 @@ def test_pictures_of_another_evaluation_are_not_shown(page: Page, tmp_path: Path
     assert not any(sample.picture for sample in found.samples)
 
 
+def test_the_page_says_whether_all_disagreements_are_listed(page: Page) -> None:
+    files = read_run(page("images").parent)
+    assert files.evaluation is not None
+    few = replace(files.evaluation, disagreements=files.evaluation.disagreements[:3])
+    for evaluation, said in ((files.evaluation, "24 of the test samples that got"), (few, "3 test samples got")):
+        found = disagreements(files, evaluation)
+        assert found is not None
+        assert found.reading.startswith(f"{said} another class")
+
+
 def test_dots_lie_where_the_numbers_say() -> None:
     values = {"teacher": 0.96, "alone": 0.88, "distilled": 0.91}
     records = [
