@@ -188,6 +188,11 @@ def test_regression_targets_of_one_and_of_many_columns():
     wide = load((x, x[:, :2].astype(np.float64)), task="regression")
     assert (wide.num_outputs, wide.train.targets.shape) == (2, (35, 2))
     np.testing.assert_array_equal(wide.test.targets, x[wide.test.ids, :2])
+    objects = x[:, :2].astype(object)
+    np.testing.assert_array_equal(load((x, objects), task="regression").test.targets, wide.test.targets)
+    objects[3, 1] = None
+    with pytest.raises(DataError, match=r"1 of 50 samples cannot be used: the label is missing .*first: row 3"):
+        load((x, objects), task="regression")
 
 
 def test_label_shift_agrees_with_scipy():

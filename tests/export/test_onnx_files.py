@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from potstill.core.errors import DataError, PotstillError, UsageError
+from potstill.core.functions import find_function
 from potstill.export import OnnxModel, export_onnx, quantize
 from potstill.export import onnx as room
 from potstill.models.preprocess import Preprocessor
@@ -146,6 +149,21 @@ def test_wrong_inputs_and_files_are_refused(digits: Any, tmp_path: Path) -> None
     (tmp_path / "broken.onnx").write_bytes(digits.exact.read_bytes()[:500])
     with pytest.raises(UsageError, match="not a readable ONNX model"):
         OnnxModel(tmp_path / "broken.onnx")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_code_and_files_may_lie_in_folders_whose_names_are_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])  # as outside of tests
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x)\n"
+    )
+    model = find_function("net.py:Net", base=folder)(3, 2).eval()  # its forward is written in that folder
+    file = export_onnx(model, Preprocessor(), torch.zeros(1, 3), folder / "student.onnx", task="regression")
+    np.testing.assert_allclose(OnnxModel(file)(np.zeros((1, 3), np.float32))[0], model.bias.detach(), atol=1e-6)
 
 
 def test_a_model_that_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:

@@ -133,11 +133,13 @@ def _alike(names: Sequence[str]) -> tuple[Finding, ...]:
 def with_gaps(labels: Array) -> Array:
     """Return regression targets with NaN where one is masked or None."""
     if isinstance(labels, np.ma.MaskedArray):
-        values = np.ma.getdata(labels).astype(np.float64) if labels.dtype.kind in "biuf" else np.ma.getdata(labels)
+        values = (
+            np.ma.getdata(labels).astype(np.float64) if labels.dtype.kind in "biuf" else np.ma.getdata(labels).copy()
+        )
         values[np.ma.getmaskarray(labels)] = np.nan if values.dtype.kind == "f" else None
         return values
     if labels.dtype == object and all(value is None or isinstance(value, _NUMBERS) for value in labels.ravel()):
-        return np.array([np.nan if value is None else float(value) for value in labels])
+        return np.array([np.nan if value is None else float(value) for value in labels.ravel()]).reshape(labels.shape)
     return labels
 
 

@@ -149,8 +149,8 @@ def export_onnx(
         ) from error
     if program is None:
         raise PotstillError(f"{type(model).__name__} could not be exported to ONNX: torch returned nothing.")
+    _name_exact(program.model)
     proto: Any = program.model_proto
-    _name_exact(proto)
     wanted = {
         "labels": json.dumps(list(classes), ensure_ascii=False),
         "recipe_hash": recipe_hash,
@@ -176,20 +176,23 @@ class _WithProbabilities(Student):
         return logits if self.calibrate is None else (logits, self.calibrate(logits))
 
 
-def _name_exact(proto: Any) -> None:
+def _name_exact(model: Any) -> None:
     """Move the exporter's notes on what scales into node names, which survive optimisation, and drop all notes.
 
-    The notes hold stack traces with the paths of the user's own files, and make small models a tenth larger.
+    The notes hold stack traces with the paths of the user's own files, which may be no text, and make small models a
+    tenth larger.
     """
-    for node in proto.graph.node:
-        scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
         for part in EXACT:
             if f"'{part}'" in scopes:
                 node.name = f"{part}/{node.name}"
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def set_metadata(proto: Any, values: Mapping[str, str]) -> None:
@@ -275,8 +278,11 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        name = str(path)
+        # The runtime takes no name with halves of characters, as Python gives to what its locale cannot read.
+        source = name if name == name.encode("utf-8", "replace").decode("utf-8") else Path(path).read_bytes()
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise UsageError(f"{path} is not a readable ONNX model: {' '.join(str(error).split())[:300]}") from error
         self._input = self._session.get_inputs()[0]
