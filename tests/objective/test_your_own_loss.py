@@ -60,6 +60,10 @@ def test_a_loss_without_a_gradient_or_that_writes_into_the_teachers_signals_is_r
         teacher_logits.mul_(0)
         return (student_logits - teacher_logits).square().mean(1)
 
+    def centring(student_logits, teacher_logits):
+        return (student_logits.sub_(student_logits.mean(1, keepdim=True)) - teacher_logits).square().mean(1)
+
+    check(Objective([Term(centring)]), {"logits": (3,)}, {"logits": (3,)}, 3, "classification")
     for loss, words in (
         (deaf, "deaf: its loss gives the student no gradient"),
         (writing, "changes the teacher's signals"),

@@ -107,8 +107,8 @@ def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_
     if term.kind == "attention":  # some losses take only what a softmax gives, and all of them take that
         student, teacher = ({n: s.softmax(-1) for n, s in side.items() if s.dim() > 1} for side in (student, teacher))
     before = {name: signal.clone() for name, signal in teacher.items()}
-    for signal in student.values():
-        signal.requires_grad_()
+    # As in training, the student's signals are no leaves: a loss may work on them in place.
+    student = {name: signal.requires_grad_().clone() for name, signal in student.items()}
     ids = torch.arange(_SAMPLES)
     targets = ids % num_classes if task == "classification" else _ramp((num_classes,))
     try:
