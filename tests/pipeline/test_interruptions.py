@@ -45,7 +45,7 @@ def test_killed_at_any_moment_the_weights_are_the_same_bit_for_bit(tmp_path: Pat
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             # Later attempts are given more time, so that the test ends on a slow machine as well.
-            process.wait(timeout=3.0 + chance.random() * 4 + 3 * attempt)
+            process.wait(timeout=4.0 + chance.random() * 4 + 6 * attempt)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             kills += 1

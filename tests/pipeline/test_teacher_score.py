@@ -126,8 +126,9 @@ def test_a_teacher_that_is_no_better_than_guessing_is_a_warning_of_the_run(tmp_p
 
 
 def test_the_score_of_a_teacher_that_is_trained_here_follows_its_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("POTSTILL_QUIET", raising=False)  # a command with --quiet in this process leaves it behind
     recipe = loads(
         f"data: {{train: {IN_MEMORY}}}\nteacher: {{model: mlp, args: {{hidden: [8]}}, train: {{epochs: 3}}}}\n"
         f"student: {json.dumps(MLP)}\ntraining: {json.dumps(FAST['training'])}\n"
