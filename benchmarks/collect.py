@@ -65,6 +65,10 @@ def rows_of(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows in place of those of the same runs; the rows of other runs stay."""
+    with path.open(newline="") as file:
+        kept = [row for row in csv.DictReader(file) if row["run"] not in {new["run"] for new in rows}]
+    rows = [*kept, *rows]
     fields = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
