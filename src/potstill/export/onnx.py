@@ -245,10 +245,15 @@ def _refuse_damage(path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     if digests and digests[0] not in (None, fingerprint.of_file(path)):
-        raise PotstillError(
-            f"{path} is not what was exported: it was changed, cut or damaged since. Copy it again, or give "
-            "`potstill export` its run."
-        )
+        raise damaged(path)
+
+
+def damaged(path: Path) -> PotstillError:
+    """Return the error of an exported file that is another now."""
+    return PotstillError(
+        f"{path} is not what was exported: it was changed, cut or damaged since. Copy the folder again, or give "
+        "`potstill export` its run."
+    )
 
 
 class OnnxModel:

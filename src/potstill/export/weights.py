@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from potstill.core import fingerprint
 from potstill.core.alike import apart
-from potstill.core.errors import PotstillError, UsageError
+from potstill.core.errors import UsageError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
-from potstill.export.onnx import package_version
+from potstill.export.onnx import damaged, package_version
 from potstill.export.student import Student, Task
 from potstill.models.beside_weights import copied, initialise_lazy_layers, restore_unsaved, unsaved_tensors
 from potstill.models.load import build, load_weights, save_weights
@@ -205,10 +205,7 @@ def _refuse_damage(folder: Path, config: Mapping[str, Any]) -> None:
         if not (folder / name).is_file() or fingerprint.of_file(folder / name) != digest:
             wrong.append(name)
     if wrong:
-        raise PotstillError(
-            f"{folder / wrong[0]} is not what was exported: it was changed, cut or damaged since. Copy the folder "
-            "again, or give `potstill export` its run."
-        )
+        raise damaged(folder / wrong[0])
 
 
 def _made_up(preprocess: Preprocessor, shape: Sequence[int], dtype: str | torch.dtype | None) -> Tensor:
