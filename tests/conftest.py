@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_imported_is_not_garbage() -> None:
-    """Accelerate collects garbage after every training, which takes long with many libraries loaded."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
