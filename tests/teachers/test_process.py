@@ -152,7 +152,6 @@ def test_a_process_that_hangs_is_ended_and_replaced(worker: Callable[..., Worker
 
 
 def test_a_process_that_was_killed_between_batches_is_replaced(shared: Worker) -> None:
-    shared.ask(np.ones((1, 1)))  # what is shared is mapped with the first question
     before = shared.facts["process"]
     descriptors = open_files()
     os.kill(before, signal.SIGKILL)
