@@ -46,9 +46,10 @@ def shared() -> Iterator[Worker]:
 
 
 def gone(number: int) -> bool:
-    """Whether a process ended; one that nobody has waited for yet did."""
+    """Whether a process ended, with all of its threads; one that nobody has waited for yet did."""
     try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        ended = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return ended and len(list(Path(f"/proc/{number}/task").iterdir())) == 1
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -152,6 +153,7 @@ def test_a_process_that_hangs_is_ended_and_replaced(worker: Callable[..., Worker
 
 
 def test_a_process_that_was_killed_between_batches_is_replaced(shared: Worker) -> None:
+    shared.ask(np.ones((1, 1)))  # what is shared is mapped with the first question
     before = shared.facts["process"]
     descriptors = open_files()
     os.kill(before, signal.SIGKILL)
