@@ -134,6 +134,16 @@ def test_repairing_a_merged_store_leaves_its_parts_alone(new_work: Callable[...,
     assert parts[0].path("logits", 0).read_bytes() == before
 
 
+def test_what_a_killed_writer_left_in_a_shard_that_is_whole_is_removed(work: Any) -> None:
+    work.record()
+    left = work.journal(0).with_name("..writer.json.x1y2z3.potstill-unfinished")
+    left.write_text("{")
+    work.unfinish()
+    work.journal(1).unlink()  # so that the recording goes on, past the shard that is whole
+    work.record().verify()
+    assert not left.exists()
+
+
 def test_ids_that_do_not_fit_are_refused_and_others_kept(tmp_path: Path) -> None:
     values = np.zeros((2, 3), np.float32)
     np.savez(tmp_path / "large.npz", logits=values, ids=np.array([1, 2**63], dtype=np.uint64))

@@ -268,6 +268,7 @@ class _Shard:
         blocks = self.manifest.shard_blocks(self.number)
         with disk_errors(self._place):
             disk.refuse_link(self._place)
+            disk.remove_left_overs(self._place)
             claimed, finished = layout.read_journal(self.folder, self.manifest, self.number)
             # Blocks are written in order, so what is claimed after a gap has no known beginning.
             known = {number: claimed[number] for number in takewhile(claimed.__contains__, blocks)}
@@ -275,7 +276,6 @@ class _Shard:
             bad = {number for number, _ in layout.damaged(self.manifest, known, maps, known)}
             if finished and not bad and not layout.wrong_files(self.folder, self.manifest, self.number, known):
                 return None
-            disk.remove_left_overs(self._place)
             for column in layout.columns(self.manifest):
                 disk.make_own(self._place / column.file)
             self._keep(known)
