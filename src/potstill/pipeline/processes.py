@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
@@ -17,8 +20,22 @@ PATIENCE = timedelta(days=7)
 
 
 def start(device: str) -> Accelerator:
-    """Join the other processes of this run, if there are any."""
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    """Join the other processes of this run, if there are any, until this process ends."""
+    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    if accelerator.num_processes > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+    return accelerator
+
+
+def _leave() -> None:
+    """Take leave of the other processes while Python still works: a group that it takes down itself may abort.
+
+    Wrappers of models hold the group in reference cycles, which have to go first.
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:

@@ -83,9 +83,10 @@ def make_accelerator(device: str | torch.device) -> Accelerator:
 def forget(accelerator: Accelerator) -> None:
     """Let an accelerator go of the model that a training prepared with it.
 
-    Its own way collects garbage too, which takes longer than a short training and only frees memory of a GPU early.
+    Its own way collects garbage too, which takes longer than a short training. It is needed for the memory of a GPU,
+    and with several processes, whose group the wrappers of models hold in reference cycles.
     """
-    if accelerator.device.type == "cuda":
+    if accelerator.device.type == "cuda" or accelerator.num_processes > 1:
         accelerator.free_memory()
     else:
         accelerator._models.clear()
