@@ -38,7 +38,7 @@ from potstill.pipeline.processes import start
 from potstill.pipeline.racing import FILE, run_race, student_race
 from potstill.pipeline.stages import train_student
 from potstill.recipe.schema import Recipe, Training
-from potstill.training import train
+from potstill.training import Spec, train
 
 FIXED = (("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("adamw", 0.003), ("adamw", 0.01), ("adamw", 0.03))
 OLD_DEFAULT = ("sgd", 0.1)
@@ -168,10 +168,8 @@ def taught(job: Job, pair: Pair, folder: Path) -> tuple[Answers, float]:
         settings = Training(
             epochs=pair.teacher_epochs, batch_size=64, optimizer="adamw", learning_rate=0.005, precision="float32"
         )
-        train(
-            module, data, objective=preset("alone", pair.task), settings=settings,
-            preprocess=job.teacher_preprocess, folder=folder / "teacher", seed=7, label="teacher",
-        )  # fmt: skip
+        spec = Spec(data, job.stream(data), preset("alone", pair.task), settings, job.teacher_preprocess, seed=7)
+        train(module, spec, folder / "teacher", label="teacher")
         logits = predict(
             module, data.train, preprocess=job.teacher_preprocess, batch_size=512, device=torch.device("cpu")
         )

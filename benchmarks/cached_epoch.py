@@ -41,7 +41,7 @@ from potstill.pipeline import stages
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
 from potstill.teachers import LiveTeacher
-from potstill.training import loop, train
+from potstill.training import Spec, loop, train
 
 HERE = Path(__file__).parent
 
@@ -104,18 +104,15 @@ def main() -> None:
         live = LiveTeacher(job.make_teacher(), preprocess=job.teacher_preprocess, precision="float32")
 
         def epoch(case: str, source: Any, precision: str, number: int) -> float:
-            result = train(
-                job.make_student(0),
-                data,
+            spec = Spec(
+                data=data,
+                stream=job.stream(data, seed=0, views=1),
                 objective=preset("alone" if source is None else "kd", "classification"),
                 settings=job.recipe.training.model_copy(update={"epochs": 1, "precision": precision}),
                 preprocess=job.student_preprocess,
-                folder=folder / f"{case}-{number}".replace(" ", "-"),
-                seed=0,
                 teacher=source,
-                augment=job.augment,
-                views=1,
             )
+            result = train(job.make_student(0), spec, folder / f"{case}-{number}".replace(" ", "-"))
             return len(small) / float(json.loads(result.history.read_text())["images_per_second"])
 
         cases: dict[str, tuple[str, str, Callable[[int], float]]] = {

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 
 import potstill
-from potstill.data import record_batches
+from potstill.data import Stream
 from potstill.objective import preset
 from potstill.pipeline import stages
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
 from potstill.store import record
 from potstill.teachers import LiveTeacher, StoredTeacher, describe_recording
-from potstill.training import train
+from potstill.training import Spec, train
 
 HERE = Path(__file__).parent
 ROUNDS, SAMPLES = 5, 2560
@@ -48,18 +48,15 @@ def main() -> None:
         teachers: dict[str, LiveTeacher | StoredTeacher | None] = {"alone": None, "store": store, "live": teacher}
         for number in range(ROUNDS + 1):
             for name, source in teachers.items():
-                result = train(
-                    job.make_student(0),
-                    data,
+                spec = Spec(
+                    data=data,
+                    stream=job.stream(data, seed=0, views=1),
                     objective=preset("alone" if source is None else "kd", "classification"),
                     settings=settings,
                     preprocess=job.student_preprocess,
-                    folder=Path(folder) / f"{name}-{number}",
-                    seed=0,
                     teacher=source,
-                    augment=job.augment,
-                    views=1,
                 )
+                result = train(job.make_student(0), spec, Path(folder) / f"{name}-{number}")
                 # The first round warms up caches and kernels.
                 if number:
                     rates[name].append(json.loads(result.history.read_text())["images_per_second"])
@@ -89,7 +86,7 @@ def main() -> None:
 
 def stored(teacher: LiveTeacher, job: stages.Job, samples: potstill.Samples, folder: Path) -> StoredTeacher:
     def batches(ranges=None):
-        return record_batches(samples, batch_size=256, augment=job.augment, seed=0, num_classes=10, ranges=ranges)
+        return Stream(samples, job.augment, num_classes=10).recording(256, ranges=ranges)
 
     manifest = describe_recording(
         teacher,

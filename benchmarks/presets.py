@@ -23,7 +23,6 @@ import torch
 
 import potstill
 from potstill.core.signals import Batch
-from potstill.data import record_batches
 from potstill.evaluation import predict
 from potstill.evaluation.intervals import interval, spare
 from potstill.objective import Objective, preset
@@ -32,7 +31,7 @@ from potstill.pipeline.build import Job, build_job
 from potstill.recipe.yaml import read
 from potstill.store import open_store, record
 from potstill.teachers import LiveTeacher, StoredTeacher, describe_recording
-from potstill.training import train
+from potstill.training import Spec, train
 
 HERE = Path(__file__).parent
 LAYERS = ("layer2", "layer3", "pool")
@@ -55,15 +54,7 @@ def stored(job: Job, folder: Path, precision: str) -> Any:
     views, size = job.recipe.store.views or 1, job.recipe.evaluation.batch_size
 
     def batches(ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
-        return record_batches(
-            job.data.train,
-            batch_size=size,
-            views=views,
-            augment=job.augment,
-            seed=job.recipe.seed,
-            num_classes=job.data.num_outputs,
-            ranges=ranges,
-        )
+        return job.stream(job.data, views=views).recording(size, ranges=ranges)
 
     manifest = describe_recording(
         teacher,
@@ -88,21 +79,17 @@ def one(job: Job, store: Any, out: Path, name: str, seed: int, epochs: int) -> N
     teacher = StoredTeacher(store, goal.teacher_signals) if goal.needs_teacher else None
     student = job.make_student(seed)
     began = time.monotonic()
-    train(
-        student,
-        job.data,
+    spec = Spec(
+        data=job.data,
+        stream=job.stream(job.data, views=job.recipe.store.views) if teacher else job.stream(job.data, seed),
         objective=goal,
         settings=job.recipe.training.model_copy(update={"epochs": epochs}),
         preprocess=job.student_preprocess,
-        folder=folder,
         seed=seed,
         teacher=teacher,
-        augment=job.augment,
-        augment_seed=job.recipe.seed if teacher else seed,
-        views=job.recipe.store.views if teacher else None,
         taps={signal: signal for signal in goal.student_signals - {"logits"}},
-        label=f"{name} {seed}",
     )
+    train(student, spec, folder, label=f"{name} {seed}")
     seconds = time.monotonic() - began
     logits = predict(
         student, job.data.test, preprocess=job.student_preprocess, batch_size=256, device=torch.device("cpu")

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 import potstill
 from potstill.core.signals import Batch, Ragged
-from potstill.data import make_samples, record_batches
+from potstill.data import Stream, make_samples
 from potstill.models import Preprocessor, zoo
 from potstill.store import Store, describe, record
 from potstill.store.codecs import Codec, Full, LowRank, RandomSampling, ThresholdSampling, TopK
@@ -293,7 +293,7 @@ def recording(count: int) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
 
     def batches(ranges: Any = None) -> Iterator[Batch]:
-        return record_batches(samples, batch_size=256, seed=0, num_classes=10, ranges=ranges)
+        return Stream(samples).recording(256, ranges=ranges)
 
     manifest = describe_recording(teacher, next(batches()), ids=samples.ids, data=samples.fingerprint)
     yield from recorded("resnet56 bfloat16, CIFAR-10, full float16", teacher, batches, manifest, samples.ids, 1, count)

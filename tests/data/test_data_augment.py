@@ -12,7 +12,7 @@ from scipy import ndimage, stats
 
 from potstill.core import random
 from potstill.core.errors import UsageError
-from potstill.data import augment, load_batch, make_samples, mix
+from potstill.data import Stream, augment, make_samples, mix
 from potstill.data.augment import partner_rows, symmetric_beta
 from potstill.data.samples import Rows
 
@@ -53,7 +53,7 @@ def split(count: int = 64, shape: tuple[int, ...] = (3, 16, 16)):
 def views_of(samples, rows, settings, view=3):
     rows = np.asarray(rows)
     views = np.full(len(rows), view)
-    return load_batch(samples, rows, views, augment=settings, seed=7, num_classes=5)
+    return Stream(samples, settings, seed=7, num_classes=5).batch(rows, views)
 
 
 def test_the_table_of_cases_is_complete():
@@ -89,7 +89,7 @@ def test_seed_id_and_view_each_matter(name):
     assert base.dtype == torch.float32
     assert 0 <= float(base.min()) < float(base.max()) <= 1
     assert not torch.equal(base, views_of(samples, rows, settings, view=4).inputs)
-    other_seed = load_batch(samples, rows, np.full(64, 3), augment=settings, seed=8, num_classes=5)
+    other_seed = Stream(samples, settings, seed=8, num_classes=5).batch(rows, np.full(64, 3))
     assert not torch.equal(base, other_seed.inputs)
     other_ids = make_samples(samples.ids + 1, samples.targets, samples.fetch)
     assert not torch.equal(base, views_of(other_ids, rows, settings).inputs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from potstill.core.signals import Batch
-from potstill.data import load, record_batches
+from potstill.data import Stream, load
 from potstill.models import Preprocessor, build, load_weights
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
@@ -29,7 +29,7 @@ def test_the_published_resnet56_has_its_published_accuracy(data_pack: Path) -> N
     preprocess = Preprocessor([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     right = 0
     with LiveTeacher(model, preprocess=preprocess) as teacher:
-        for batch in record_batches(data.test, batch_size=250):
+        for batch in Stream(data.test).recording(250):
             right += _right(teacher, batch)
     assert right == 9339
 

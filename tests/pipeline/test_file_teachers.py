@@ -21,7 +21,7 @@ from torch import nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import read_json, write_json
-from potstill.data import load, record_batches
+from potstill.data import Stream, load
 from potstill.pipeline import distill, label, plan, run
 from potstill.pipeline.build import IN_MEMORY, Given, build_job
 from potstill.pipeline.proof import _size as measured_size
@@ -270,7 +270,7 @@ def test_a_torch_model_that_answers_with_probabilities_has_to_be_declared(tmp_pa
         plan(recipe(f"{{model: {IN_MEMORY}, answers: labels}}"), out=tmp_path / "run", given=given)
     # Read as probabilities, its layers keep the names that recipes use.
     job = build_job(recipe(f"{{model: {IN_MEMORY}, answers: probabilities}}{terms}"), base=tmp_path, given=given)
-    batch = next(record_batches(job.data.train, batch_size=5))
+    batch = next(Stream(job.data.train).recording(5))
     with live_teacher(job, job.make_teacher()) as live:
         answers = live(batch)
     expected = given.teacher.last(batch.inputs.flatten(1).float() / 255)

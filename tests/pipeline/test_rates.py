@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from potstill.core.errors import DivergedError, UsageError
 from potstill.core.files import read_json
-from potstill.data import load
+from potstill.data import Stream, load
 from potstill.evaluation import predict
 from potstill.models import Preprocessor
 from potstill.models.zoo.small import mlp
@@ -28,7 +28,7 @@ from potstill.pipeline.racing import FILE, Race, clear_others, run_race, tried_r
 from potstill.pipeline.stages import train_student
 from potstill.recipe.schema import Training
 from potstill.recipe.yaml import loads
-from potstill.training import Result, train
+from potstill.training import Result, Spec, train
 from potstill.training.history import read
 
 RECIPE = """
@@ -60,8 +60,13 @@ class Attempts:
             raise KeyboardInterrupt
         torch.manual_seed(0)
         return train(
-            mlp(10, in_features=64, hidden=(8,)), self.data, objective=preset("alone", "classification"),
-            settings=settings, preprocess=Preprocessor(), folder=folder, seed=0, device="cpu", steps=steps,
+            mlp(10, in_features=64, hidden=(8,)),
+            Spec(
+                self.data, Stream(self.data.train), preset("alone", "classification"), settings, Preprocessor(),
+                steps=steps,
+            ),
+            folder,
+            device="cpu",
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from potstill.core.signals import Batch
-from potstill.data import batches, load, record_batches
+from potstill.data import Stream, load
 from potstill.models import Preprocessor, build
 from potstill.recipe.schema import Augment
 from potstill.store import record
@@ -27,8 +27,11 @@ def test_recorded_logits_belong_to_the_pixels_of_every_epoch_and_order(settings:
     train = load("digits").train.take(slice(0, 150))
     teacher = LiveTeacher(build("cnn", {"in_channels": 1, "width": 4}), preprocess=Preprocessor())
 
+    def seen_with(seed: int) -> Stream:
+        return Stream(train, settings, seed, views=3, num_classes=10)
+
     def recorded(ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
-        return record_batches(train, batch_size=64, views=3, augment=settings, seed=11, num_classes=10, ranges=ranges)
+        return seen_with(11).recording(64, ranges=ranges)
 
     manifest = describe_recording(
         teacher,
@@ -43,14 +46,10 @@ def test_recorded_logits_belong_to_the_pixels_of_every_epoch_and_order(settings:
     stored = StoredTeacher(record(teacher, recorded, tmp_path / "store", manifest, train.ids))
     seen = set()
     for epoch in range(4):
-        for batch in batches(
-            train, batch_size=32, seed=5, augment_seed=11, epoch=epoch, views=3, augment=settings, num_classes=10
-        ):
+        for batch in seen_with(11).epoch(epoch, 32, order=5):
             torch.testing.assert_close(stored(batch)["logits"], teacher(batch)["logits"], rtol=1e-4, atol=1e-4)
             seen |= set(zip(batch.ids.tolist(), batch.views.tolist(), strict=True))
     assert len(seen) == 150 * 3
     # Other pixels have other logits: the comparison above can fail.
-    other = next(
-        iter(batches(train, batch_size=32, seed=5, augment_seed=12, views=3, augment=settings, num_classes=10))
-    )
+    other = next(seen_with(12).epoch(0, 32, order=5))
     assert not torch.allclose(stored(other)["logits"], teacher(other)["logits"], rtol=1e-4, atol=1e-4)

@@ -10,14 +10,14 @@ import pytest
 from safetensors.torch import load_file
 
 from potstill.core.errors import PotstillError
-from potstill.data import channel_statistics, load
+from potstill.data import Stream, channel_statistics, load
 from potstill.losses import cross_entropy, forward_kl
 from potstill.models import Preprocessor, build
 from potstill.objective import Objective, Schedule, Term
 from potstill.pipeline import plan, run
 from potstill.recipe.schema import Recipe, Training
 from potstill.recipe.yaml import read
-from potstill.training import AverageTeacher, train
+from potstill.training import AverageTeacher, Spec, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ["teacher.train.epochs=1", "training.epochs=2", "evaluation.latency=false", "export.formats=[]"]
@@ -101,9 +101,18 @@ def test_the_average_of_the_student_teaches_it_digits(tmp_path: Path) -> None:
     student = build("cnn", {"in_channels": 1, "width": 6}, seed=0)
     objective = Objective([Term(cross_entropy), Term(forward_kl, Schedule("linear", 0.0, 1.0, until=0.3))])
     result = train(
-        student, data, objective=objective, settings=Training(epochs=4, batch_size=64), folder=tmp_path, seed=0,
-        preprocess=Preprocessor(mean, std), teacher=AverageTeacher(0.95), device="cpu",
-    )  # fmt: skip
+        student,
+        Spec(
+            data=data,
+            stream=Stream(data.train),
+            objective=objective,
+            settings=Training(epochs=4, batch_size=64),
+            preprocess=Preprocessor(mean, std),
+            teacher=AverageTeacher(0.95),
+        ),
+        tmp_path,
+        device="cpu",
+    )
     rows = [json.loads(line) for line in result.history.read_text().splitlines()]
     assert result.best_validation > 0.9
     assert all(row["parts"]["forward_kl"] > 0 for row in rows)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.losses import cross_entropy, forward_kl, hint_mse
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
 from potstill.training import AverageTeacher, average, train
@@ -24,10 +23,16 @@ OWN = Objective([Term(cross_entropy), Term(forward_kl), Term(hint_mse, on="hidde
 def run(toys: ModuleType, folder: Path, *, decay: float = 0.6, objective: Objective = OWN, **named):
     student = toys.net(dropout=0.4)
     train(
-        student, toys.image_data(), objective=objective, preprocess=Preprocessor(),
-        settings=Training(epochs=3, batch_size=8, learning_rate=0.1, precision="float32"), folder=folder, seed=0,
-        teacher=AverageTeacher(decay), device="cpu", **{"taps": {"hidden": "hidden"}, **named},
-    )  # fmt: skip
+        student,
+        toys.spec(
+            objective=objective,
+            settings=Training(epochs=3, batch_size=8, learning_rate=0.1, precision="float32"),
+            teacher=AverageTeacher(decay),
+            **{"taps": {"hidden": "hidden"}, **named},
+        ),
+        folder,
+        device="cpu",
+    )
     return student
 
 
@@ -69,10 +74,16 @@ def test_the_first_step_has_nothing_to_learn_from_it(toys: ModuleType, tmp_path:
     """Without dropout and batch norm, the average begins as the student itself."""
     student = toys.net(norm="none")
     train(
-        student, toys.image_data(), objective=OWN, preprocess=Preprocessor(),
-        settings=Training(epochs=1, batch_size=26, learning_rate=0.1, precision="float32"), folder=tmp_path, seed=0,
-        teacher=AverageTeacher(0.9), taps={"hidden": "hidden"}, device="cpu",
-    )  # fmt: skip
+        student,
+        toys.spec(
+            objective=OWN,
+            settings=Training(epochs=1, batch_size=26, learning_rate=0.1, precision="float32"),
+            teacher=AverageTeacher(0.9),
+            taps={"hidden": "hidden"},
+        ),
+        tmp_path,
+        device="cpu",
+    )
     row = json.loads((tmp_path / "history.jsonl").read_text())
     assert row["parts"]["forward_kl"] == pytest.approx(0, abs=1e-6)
     assert row["parts"]["hint_mse:hidden"] == 0
@@ -93,7 +104,9 @@ def test_what_cannot_work_is_refused(toys: ModuleType, tmp_path: Path) -> None:
     student = toys.net()
     with pytest.raises(UsageError, match="needs the layer's name, or a function"):
         train(
-            student, toys.image_data(), objective=OWN, preprocess=Preprocessor(), settings=Training(), folder=tmp_path,
-            seed=0, teacher=AverageTeacher(0.9), taps={"hidden": student.hidden}, device="cpu",
-        )  # fmt: skip
+            student,
+            toys.spec(objective=OWN, settings=Training(), teacher=AverageTeacher(0.9), taps={"hidden": student.hidden}),
+            tmp_path,
+            device="cpu",
+        )
     assert not list(tmp_path.iterdir())

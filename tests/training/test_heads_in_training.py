@@ -12,7 +12,6 @@ from torch import Tensor
 
 from potstill import losses
 from potstill.core.signals import Batch
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
 from potstill.training import train
@@ -45,10 +44,16 @@ def run(toys: ModuleType, folder: Path, term: Term, **changes):
         **{"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "optimizer": "sgd", "precision": "float32", **changes}
     )
     result = train(
-        student, toys.image_data(), objective=Objective([Term(losses.cross_entropy), term]), teacher=Maps(),
-        settings=settings, folder=folder, device="cpu", preprocess=Preprocessor(), seed=0,
-        taps={"maps": "norm", "vector": "hidden"},
-    )  # fmt: skip
+        student,
+        toys.spec(
+            objective=Objective([Term(losses.cross_entropy), term]),
+            teacher=Maps(),
+            settings=settings,
+            taps={"maps": "norm", "vector": "hidden"},
+        ),
+        folder,
+        device="cpu",
+    )
     return student, result
 
 

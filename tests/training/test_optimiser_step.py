@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from potstill.core.signals import Batch
 from potstill.losses import cross_entropy
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
+from potstill.training import Spec
+from potstill.training.finite import NotFiniteError
+from potstill.training.machine import Machine, Moment
 from potstill.training.optimiser import (
     build_optimiser,
     decay_groups,
@@ -23,23 +26,14 @@ from potstill.training.optimiser import (
     restore_optimiser,
     update_average,
 )
-from potstill.training.setup import Task, leave_to_device, machine_for, make_accelerator
-from potstill.training.step import Machine, NotFiniteError, micro_batches, take_step
+from potstill.training.setup import leave_to_device, machine_for, make_accelerator
+from potstill.training.step import micro_batches, take_step
 
 
-def task_of(toys: ModuleType, objective: Objective, **settings) -> Task:
+def task_of(toys: ModuleType, objective: Objective, **settings) -> Spec:
     values = {"optimizer": "sgd", "learning_rate": 0.1, "precision": "float32", **settings}
-    return Task(
-        data=toys.image_data(),
-        objective=objective,
-        settings=Training(**values),
-        preprocess=Preprocessor(),
-        seed=0,
-        augment_seed=0,
-        teacher=toys.FormulaTeacher(),
-        augment=None,
-        views=None,
-        taps={"hidden": "hidden"},
+    return toys.spec(
+        objective=objective, settings=Training(**values), teacher=toys.FormulaTeacher(), taps={"hidden": "hidden"}
     )
 
 
@@ -58,11 +52,11 @@ def two_steps(toys: ModuleType, **settings):
     """Return weights, sums and norms of two SGD steps with momentum."""
     student = toys.net(norm="group")
     out = []
-    with machine_for(student, task_of(toys, toys.objective(), **settings), make_accelerator("cpu")) as (machine, _):
+    with machine_for(student, task_of(toys, toys.objective(), **settings), make_accelerator("cpu")) as machine:
         for _ in range(2):
-            taken = take_step(machine, batch_of(toys), count=12, whole=False, progress=0.5, rate=0.1)
+            taken = take_step(machine, batch_of(toys), Moment(count=12, progress=0.5, rate=0.1))
             out += [*taken.sums.tolist(), float(taken.norm)]
-        adapters = [p.detach().reshape(-1) for p in machine.learner.heads.parameters()]
+        adapters = [p.detach().reshape(-1) for p in machine.trainee.heads.parameters()]
     assert len(adapters) == 2
     return torch.cat([*(p.detach().reshape(-1) for p in student.parameters()), *adapters]), out
 
@@ -101,11 +95,11 @@ def test_one_step_equals_numpy(toys: ModuleType) -> None:
     batch = batch_of(toys)
     x, y = batch.inputs.flatten(1).double().numpy(), batch.targets.numpy()
     task = task_of(toys, Objective([Term(cross_entropy)]), weight_decay=0.01, momentum=0.9)
-    task = Task(**{**vars(task), "taps": {}, "teacher": None})
+    task = replace(task, taps={}, teacher=None)
     velocity_w, velocity_b, norms = 0.0, 0.0, []
-    with machine_for(student, task, make_accelerator("cpu")) as (machine, _):
+    with machine_for(student, task, make_accelerator("cpu")) as machine:
         for _ in range(3):
-            taken = take_step(machine, batch, count=12, whole=False, progress=0.0, rate=0.1)
+            taken = take_step(machine, batch, Moment(count=12, progress=0.0, rate=0.1))
             z = x @ weight.T + bias
             p = np.exp(z - z.max(1, keepdims=True))
             p /= p.sum(1, keepdims=True)
@@ -124,11 +118,8 @@ def test_one_step_equals_numpy(toys: ModuleType) -> None:
 
 def test_clipping_scales_the_gradient_and_reports_the_norm_before(toys: ModuleType) -> None:
     student = toys.net(norm="group")
-    with machine_for(student, task_of(toys, toys.objective(), gradient_clip=0.01), make_accelerator("cpu")) as (
-        machine,
-        _,
-    ):
-        taken = take_step(machine, batch_of(toys), count=12, whole=False, progress=0.5, rate=0.1)
+    with machine_for(student, task_of(toys, toys.objective(), gradient_clip=0.01), make_accelerator("cpu")) as machine:
+        taken = take_step(machine, batch_of(toys), Moment(count=12, progress=0.5, rate=0.1))
         clipped = np.sqrt(sum(float(p.grad.double().square().sum()) for p in machine.parameters))
     assert float(taken.norm) > 0.1
     assert clipped == pytest.approx(0.01, rel=1e-3)
@@ -147,11 +138,11 @@ def steep(student_logits: Tensor, targets: Tensor) -> Tensor:
 def test_a_bad_gradient_never_reaches_the_weights(toys: ModuleType, loss, what: str) -> None:
     student = toys.net()
     objective = Objective([Term(cross_entropy), Term(cross_entropy, name="other")])
-    with machine_for(student, task_of(toys, objective), make_accelerator("cpu")) as (machine, _):
+    with machine_for(student, task_of(toys, objective), make_accelerator("cpu")) as machine:
         machine = Machine(**{**vars(machine), "objective": Objective([Term(cross_entropy), Term(loss)])})
         before = copy.deepcopy([p.detach() for p in machine.parameters])
         with pytest.raises(NotFiniteError, match=what):
-            take_step(machine, batch_of(toys), count=12, whole=False, progress=0.0, rate=0.1)
+            take_step(machine, batch_of(toys), Moment(count=12, progress=0.0, rate=0.1))
         assert len(before) > 4
         assert all(torch.equal(a, b) for a, b in zip(before, machine.parameters, strict=True))
 
@@ -161,13 +152,12 @@ def test_a_device_skips_bad_updates_by_itself(toys: ModuleType, optimizer: str) 
     """The path of GPUs, where the host does not look at every step: fused optimisers run on a CPU as well."""
     student = toys.net()
     good, bad = Objective([Term(cross_entropy)]), Objective([Term(poisoned)])
-    with machine_for(student, task_of(toys, good, optimizer=optimizer), make_accelerator("cpu")) as (machine, _):
-        machine = Machine(**{**vars(machine), "deferred": True})
-        leave_to_device(machine)
+    with machine_for(student, task_of(toys, good, optimizer=optimizer), make_accelerator("cpu")) as machine:
+        machine = replace(machine, bad=leave_to_device(machine.optimiser, machine.device))
 
         def step(objective: Objective) -> list[Tensor]:
             now = Machine(**{**vars(machine), "objective": objective})
-            take_step(now, batch_of(toys), count=12, whole=False, progress=0.0, rate=0.1)
+            take_step(now, batch_of(toys), Moment(count=12, progress=0.0, rate=0.1))
             return copy.deepcopy([p.detach() for p in machine.parameters])
 
         start = copy.deepcopy([p.detach() for p in machine.parameters])

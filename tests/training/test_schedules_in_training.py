@@ -12,7 +12,6 @@ from torch import Tensor
 
 from potstill.core.errors import UsageError
 from potstill.losses import cross_entropy, forward_kl
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Schedule, Term
 from potstill.recipe.schema import Training
 from potstill.training import train
@@ -28,9 +27,11 @@ def ones(student_logits: Tensor, targets: Tensor, *, factor: float) -> Tensor:
 def run(toys: ModuleType, folder: Path, terms: list[Term], **settings) -> list[dict]:
     values = {"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "precision": "float32", **settings}
     train(
-        toys.net(), toys.image_data(), objective=Objective(terms), settings=Training(**values),
-        preprocess=Preprocessor(), folder=folder, seed=0, teacher=toys.FormulaTeacher(), device="cpu",
-    )  # fmt: skip
+        toys.net(),
+        toys.spec(objective=Objective(terms), settings=Training(**values), teacher=toys.FormulaTeacher()),
+        folder,
+        device="cpu",
+    )
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 

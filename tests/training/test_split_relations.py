@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
 from potstill.losses import cross_entropy, hint_mse, similarity_preserving
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
 from potstill.training import relations, train
+from potstill.training.finite import NotFiniteError
+from potstill.training.machine import Moment
 from potstill.training.relations import check_batches, share
-from potstill.training.setup import Task, machine_for, make_accelerator
-from potstill.training.step import NotFiniteError, take_step
+from potstill.training.setup import machine_for, make_accelerator
+from potstill.training.step import take_step
 
 RELATED = Objective([Term(cross_entropy), Term(similarity_preserving, on="hidden")])
 
@@ -25,9 +26,13 @@ RELATED = Objective([Term(cross_entropy), Term(similarity_preserving, on="hidden
 def run(toys: ModuleType, folder: Path, objective: Objective, **settings) -> None:
     values = {"epochs": 1, "batch_size": 8, "precision": "float32", **settings}
     train(
-        toys.net(), toys.image_data(), objective=objective, settings=Training(**values), preprocess=Preprocessor(),
-        folder=folder, seed=0, teacher=toys.FormulaTeacher(), taps={"hidden": "hidden"}, device="cpu",
-    )  # fmt: skip
+        toys.net(),
+        toys.spec(
+            objective=objective, settings=Training(**values), teacher=toys.FormulaTeacher(), taps={"hidden": "hidden"}
+        ),
+        folder,
+        device="cpu",
+    )
 
 
 def test_relations_ask_for_whole_batches(toys: ModuleType, tmp_path: Path) -> None:
@@ -95,27 +100,21 @@ def test_a_memory_is_committed_once_a_step_and_told_of_steps_that_failed(toys: M
         return student_logits.sum(1) * (float("nan") if broken else 1.0)
 
     head = Notes()
-    task = Task(
-        data=toys.image_data(),
+    task = toys.spec(
         objective=Objective([Term(fragile), Term(hint_mse, on="hidden", head=lambda _probe: head)]),
         settings=Training(optimizer="sgd", learning_rate=0.01, precision="float32", accumulate=2),
-        preprocess=Preprocessor(),
-        seed=0,
-        augment_seed=0,
         teacher=toys.FormulaTeacher(),
-        augment=None,
-        views=None,
         taps={"hidden": "hidden"},
     )
     samples = task.data.train
-    from potstill.data.loader import batches
+    from potstill.data.stream import Stream
 
-    batch = next(batches(samples, batch_size=8, seed=0))
-    with machine_for(toys.net(), task, make_accelerator("cpu")) as (machine, _):
+    batch = next(Stream(samples).epoch(0, 8, order=0))
+    with machine_for(toys.net(), task, make_accelerator("cpu")) as machine:
         head.log.clear()
-        take_step(machine, batch, count=8, whole=False, progress=0.0, rate=0.1)
+        take_step(machine, batch, Moment(count=8, progress=0.0, rate=0.1))
         assert head.log == ["forward 4", "forward 4", "commit torch.Size([3])"]
         broken = True
         with pytest.raises(NotFiniteError):
-            take_step(machine, batch, count=8, whole=False, progress=0.0, rate=0.1)
+            take_step(machine, batch, Moment(count=8, progress=0.0, rate=0.1))
         assert head.log[3:] == ["forward 4", "forward 4", "discard"]

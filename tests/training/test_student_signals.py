@@ -45,9 +45,11 @@ def run(toys: ModuleType, folder: Path, objective: Objective, student=None, **na
     }
     named = {"preprocess": Preprocessor(), "teacher": toys.FormulaTeacher(), **named}
     train(
-        student or toys.net(), toys.image_data(), objective=objective, settings=Training(**settings), folder=folder,
-        seed=0, device="cpu", **named,
-    )  # fmt: skip
+        student or toys.net(),
+        toys.spec(objective=objective, settings=Training(**settings), **named),
+        folder,
+        device="cpu",
+    )
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 

@@ -8,7 +8,6 @@ from types import ModuleType
 import torch
 
 from potstill.core.fingerprint import of_weights
-from potstill.models.preprocess import Preprocessor
 from potstill.recipe.schema import Training
 from potstill.training import estimate
 
@@ -24,12 +23,9 @@ def test_estimate_times_steps_on_a_copy(toys: ModuleType) -> None:
     teacher = Slow()
     seconds = estimate(
         student,
-        toys.image_data(),
-        objective=toys.objective(),
-        settings=Training(batch_size=10),
-        preprocess=Preprocessor(),
-        teacher=teacher,
-        taps={"hidden": "hidden"},
+        toys.spec(
+            objective=toys.objective(), settings=Training(batch_size=10), teacher=teacher, taps={"hidden": "hidden"}
+        ),
         device="cpu",
         steps=4,
     )

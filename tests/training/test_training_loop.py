@@ -43,7 +43,7 @@ def run(toys: ModuleType, folder: Path, student: nn.Module | None = None, **chan
     }
     student = student or toys.net()
     data = arguments.pop("data")
-    result = train(student, data, settings=Training(**settings), folder=folder, device="cpu", **arguments)
+    result = train(student, toys.spec(data=data, settings=Training(**settings), **arguments), folder, device="cpu")
     return student, result
 
 
@@ -298,9 +298,11 @@ def test_requests_that_cannot_work_are_refused_before_training(toys: ModuleType,
         run(toys, tmp_path, toys.net(classes=4))
     with pytest.raises(UsageError, match="expected 'auto'"):
         train(
-            toys.net(), toys.image_data(), objective=preset("alone", "classification"), settings=Training(),
-            preprocess=Preprocessor(), folder=tmp_path, seed=0, device="xpu",
-        )  # fmt: skip
+            toys.net(),
+            toys.spec(objective=preset("alone", "classification"), settings=Training()),
+            tmp_path,
+            device="xpu",
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -338,10 +340,15 @@ def test_the_metric_that_is_asked_for_chooses_the_weights_whichever_way_is_good(
     for higher, epoch in ((True, 1), (False, 2)):
         seen.clear()
         result = train(
-            toys.net(), toys.image_data(), objective=preset("alone", "classification"), preprocess=Preprocessor(),
-            settings=Training(epochs=4, batch_size=8, learning_rate=1e-6), folder=tmp_path / str(higher), seed=0,
-            metric=Metric("made up", score, higher_is_better=higher), device="cpu",
-        )  # fmt: skip
+            toys.net(),
+            toys.spec(
+                objective=preset("alone", "classification"),
+                settings=Training(epochs=4, batch_size=8, learning_rate=1e-6),
+                metric=Metric("made up", score, higher_is_better=higher),
+            ),
+            tmp_path / str(higher),
+            device="cpu",
+        )
         losses = [row["validation_loss"] for row in rows(result.history.parent)]
         tied = 2 if losses[1] <= losses[3] else 4
         assert result.best_epoch == (epoch if higher else tied)
@@ -350,9 +357,15 @@ def test_the_metric_that_is_asked_for_chooses_the_weights_whichever_way_is_good(
 
 def test_a_training_of_so_many_steps_ends_there_with_its_schedule_complete(toys: ModuleType, tmp_path: Path) -> None:
     result = train(
-        toys.net(), toys.image_data(), objective=preset("alone", "classification"), preprocess=Preprocessor(),
-        settings=Training(epochs=30, batch_size=8, learning_rate=0.1), folder=tmp_path, seed=0, device="cpu", steps=6,
-    )  # fmt: skip
+        toys.net(),
+        toys.spec(
+            objective=preset("alone", "classification"),
+            settings=Training(epochs=30, batch_size=8, learning_rate=0.1),
+            steps=6,
+        ),
+        tmp_path,
+        device="cpu",
+    )
     assert (result.steps, result.stopped, result.epochs) == (6, "finished", 1.5)  # four steps an epoch
     settings = Training(optimizer="sgd", learning_rate=0.1)
     assert rows(result.history.parent)[-1]["learning_rate"] == pytest.approx(learning_rate_at(5.5 / 6, settings))

@@ -11,8 +11,8 @@ from torch import nn
 from potstill.models.preprocess import Preprocessor
 from potstill.objective import preset
 from potstill.training import precision
-from potstill.training.learner import Learner
 from potstill.training.precision import autocast_dtype, has_images_inside
+from potstill.training.trainee import Trainee
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_learner_computes_in_bfloat16_and_answers_in_float32(toys: ModuleType) -
     net, seen = toys.net(), []
     net.head.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
     objective = preset("alone", "classification")
-    learner = Learner(
+    learner = Trainee(
         net, Preprocessor(), nn.ModuleDict(), objective=objective, tapped={}, dtype=torch.bfloat16, device=CPU,
         images=True,
     )  # fmt: skip

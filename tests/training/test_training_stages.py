@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import preset
 from potstill.recipe.schema import Stage, Training
 from potstill.training import loop, train
@@ -28,9 +27,9 @@ def trained(toys: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, **s
 
     def watched(machine, *arguments, **named):
         if not seen:
-            seen.append(state(machine.learner.student))
+            seen.append(state(machine.trainee.student))
         taken = original(machine, *arguments, **named)
-        seen.append(state(machine.learner.student))
+        seen.append(state(machine.trainee.student))
         return taken
 
     def state(student: nn.Module) -> dict[str, np.ndarray]:
@@ -39,9 +38,11 @@ def trained(toys: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, **s
     monkeypatch.setattr(loop, "take_step", watched)
     values = {"epochs": 3, "batch_size": 7, "learning_rate": 0.1, "precision": "float32", **settings}
     train(
-        toys.net(), toys.image_data(), objective=preset("alone", "classification"), settings=Training(**values),
-        preprocess=Preprocessor(), folder=folder, seed=0, device="cpu",
-    )  # fmt: skip
+        toys.net(),
+        toys.spec(objective=preset("alone", "classification"), settings=Training(**values)),
+        folder,
+        device="cpu",
+    )
     return seen
 
 
@@ -99,10 +100,14 @@ def test_unknown_layers_are_refused_before_training(toys: ModuleType, tmp_path: 
     ):
         with pytest.raises(UsageError, match=f"training.stages trains '{layer}', but Net has.*{hint}"):
             train(
-                toys.net(), toys.image_data(), objective=preset("alone", "classification"),
-                settings=Training(stages=[{"until": 1, "train": [layer]}]), preprocess=Preprocessor(), folder=tmp_path,
-                seed=0, device="cpu",
-            )  # fmt: skip
+                toys.net(),
+                toys.spec(
+                    objective=preset("alone", "classification"),
+                    settings=Training(stages=[{"until": 1, "train": [layer]}]),
+                ),
+                tmp_path,
+                device="cpu",
+            )
     assert not list(tmp_path.iterdir())
 
 
@@ -116,19 +121,18 @@ def test_the_part_of_the_user_stays_frozen(toys: ModuleType) -> None:
     student = toys.net()
     student.conv.requires_grad_(False)
     before: Tensor = student.conv.weight.detach().clone()
-    from potstill.training.setup import Task, machine_for, make_accelerator
+    from potstill.training.machine import Moment
+    from potstill.training.setup import machine_for, make_accelerator
     from potstill.training.step import take_step
 
-    task = Task(
-        data=toys.image_data(), objective=preset("alone", "classification"),
+    task = toys.spec(
+        objective=preset("alone", "classification"),
         settings=Training(
             optimizer="sgd", learning_rate=0.1, stages=[{"until": 1, "train": ["conv", "head"]}], precision="float32"
         ),
-        preprocess=Preprocessor(), seed=0, augment_seed=0, teacher=None, augment=None, views=None, taps={},
-    )  # fmt: skip
-    from potstill.data.loader import batches
+    )
 
-    with machine_for(student, task, make_accelerator("cpu")) as (machine, _):
-        batch = next(batches(task.data.train, batch_size=8, seed=0))
-        take_step(machine, batch, count=8, whole=False, progress=0.5, rate=0.1)
+    with machine_for(student, task, make_accelerator("cpu")) as machine:
+        batch = next(task.stream.epoch(0, 8, order=0))
+        take_step(machine, batch, Moment(count=8, progress=0.5, rate=0.1))
     assert torch.equal(student.conv.weight, before)

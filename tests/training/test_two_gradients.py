@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from potstill.core.errors import UsageError
 from potstill.core.signals import Batch
 from potstill.losses import cross_entropy, forward_kl
-from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term, preset
 from potstill.recipe.schema import Training
-from potstill.training import history, train
+from potstill.training import Spec, history, train
 from potstill.training.dot import Dot
-from potstill.training.setup import Task, machine_for, make_accelerator
+from potstill.training.machine import Moment
+from potstill.training.setup import machine_for, make_accelerator
 from potstill.training.step import take_step
 
 BOTH = Objective([Term(cross_entropy, 0.3), Term(forward_kl, 0.7, temperature=2.0)])
@@ -38,13 +38,12 @@ class Flat(nn.Module):
         return self.linear(inputs.flatten(1))
 
 
-def task_of(toys: ModuleType, objective: Objective = BOTH, **settings) -> Task:
-    return Task(
-        data=toys.image_data(), objective=objective,
+def task_of(toys: ModuleType, objective: Objective = BOTH, **settings) -> Spec:
+    return toys.spec(
+        objective=objective,
         settings=Training(**{"optimizer": "sgd", "learning_rate": 0.1, "precision": "float32", **settings}),
-        preprocess=Preprocessor(), seed=0, augment_seed=0, teacher=toys.FormulaTeacher(), augment=None, views=None,
-        taps={},
-    )  # fmt: skip
+        teacher=toys.FormulaTeacher(),
+    )
 
 
 def batch_of(toys: ModuleType) -> Batch:
@@ -80,9 +79,9 @@ def test_dot_equals_numpy(toys: ModuleType, accumulate: int, clip: float | None)
         toys, optimizer="dot", momentum=0.8, momentum_gap=0.1, weight_decay=0.02, accumulate=accumulate,
         gradient_clip=clip,
     )  # fmt: skip
-    with machine_for(student, task, make_accelerator("cpu")) as (machine, _):
+    with machine_for(student, task, make_accelerator("cpu")) as machine:
         for _ in range(4):
-            taken = take_step(machine, batch_of(toys), count=12, whole=False, progress=0.0, rate=0.2)
+            taken = take_step(machine, batch_of(toys), Moment(count=12, progress=0.0, rate=0.2))
             hard, soft = by_hand(toys, weight)
             norm = np.linalg.norm(hard + soft)
             norms.append((float(taken.norm), norm))
@@ -116,11 +115,16 @@ def test_a_whole_training_without_a_gap_is_that_of_gradient_descent(toys: Module
     def run(name: str, **settings) -> nn.Module:
         student = toys.net()
         train(
-            student, toys.image_data(), objective=toys.objective(),
-            settings=Training(epochs=3, batch_size=8, learning_rate=0.05, precision="float32", **settings),
-            preprocess=Preprocessor(), folder=tmp_path / name, seed=0, teacher=toys.FormulaTeacher(),
-            taps={"hidden": "hidden"}, device="cpu",
-        )  # fmt: skip
+            student,
+            toys.spec(
+                objective=toys.objective(),
+                settings=Training(epochs=3, batch_size=8, learning_rate=0.05, precision="float32", **settings),
+                teacher=toys.FormulaTeacher(),
+                taps={"hidden": "hidden"},
+            ),
+            tmp_path / name,
+            device="cpu",
+        )
         return student
 
     known = run("sgd").state_dict()
@@ -136,9 +140,15 @@ def test_a_whole_training_without_a_gap_is_that_of_gradient_descent(toys: Module
 def test_dot_needs_both_sides(toys: ModuleType, tmp_path: Path, name: str, absent: str) -> None:
     with pytest.raises(UsageError, match=f"no term {absent}.*optimizer: sgd"):
         train(
-            toys.net(), toys.image_data(), objective=preset(name, "classification"), settings=Training(optimizer="dot"),
-            preprocess=Preprocessor(), folder=tmp_path, seed=0, teacher=toys.FormulaTeacher(), device="cpu",
-        )  # fmt: skip
+            toys.net(),
+            toys.spec(
+                objective=preset(name, "classification"),
+                settings=Training(optimizer="dot"),
+                teacher=toys.FormulaTeacher(),
+            ),
+            tmp_path,
+            device="cpu",
+        )
 
 
 def test_momenta_stay_between_0_and_1() -> None:
@@ -154,8 +164,8 @@ def test_the_report_equals_numpy_and_changes_nothing(toys: ModuleType, accumulat
     for report in (False, True):
         student = Flat()
         hard, soft = by_hand(toys, student.linear.weight.detach().double().numpy())
-        with machine_for(student, task_of(toys, accumulate=accumulate), make_accelerator("cpu")) as (machine, _):
-            taken = take_step(machine, batch_of(toys), count=12, whole=False, progress=0.0, rate=0.2, report=report)
+        with machine_for(student, task_of(toys, accumulate=accumulate), make_accelerator("cpu")) as machine:
+            taken = take_step(machine, batch_of(toys), Moment(count=12, progress=0.0, rate=0.2, report=report))
         weights.append(student.linear.weight.detach().clone())
         if not report:
             assert taken.conflict is None
@@ -168,10 +178,15 @@ def test_the_report_equals_numpy_and_changes_nothing(toys: ModuleType, accumulat
 def test_the_report_is_one_of_each_epoch_and_reaches_trackers(toys: ModuleType, tmp_path: Path) -> None:
     def run(folder: Path, name: str, **settings) -> list[dict]:
         train(
-            toys.net(), toys.image_data(), objective=preset(name, "classification"), preprocess=Preprocessor(),
-            settings=Training(epochs=2, batch_size=8, precision="float32", **settings), folder=folder, seed=0,
-            teacher=toys.FormulaTeacher(), device="cpu",
-        )  # fmt: skip
+            toys.net(),
+            toys.spec(
+                objective=preset(name, "classification"),
+                settings=Training(epochs=2, batch_size=8, precision="float32", **settings),
+                teacher=toys.FormulaTeacher(),
+            ),
+            folder,
+            device="cpu",
+        )
         return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
     rows = run(tmp_path / "kd", "kd", gradient_report=True)

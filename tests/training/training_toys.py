@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from potstill.core.signals import Batch
 from potstill.data.samples import Data, Rows, make_samples
+from potstill.data.stream import Stream
 from potstill.losses import (
     contrastive,
     contrastive_bank,
@@ -19,7 +21,9 @@ from potstill.losses import (
     relational_distance,
     similarity_preserving,
 )
+from potstill.models import Preprocessor
 from potstill.objective import Objective, Schedule, Term
+from potstill.training import Spec
 
 
 def split(inputs: Tensor, targets: Tensor, first: int):
@@ -51,6 +55,22 @@ def vector_data(train: int = 60, validation: int = 20, columns: int = 1) -> Data
     bounds = [0, train, train + validation, total]
     splits = [split(inputs[a:b], targets[a:b], a) for a, b in pairwise(bounds)]
     return Data(*splits, "regression", (), "vector", (4,), columns)
+
+
+def spec(**changes: Any) -> Spec:
+    """What a training is of, with the images above where nothing else is given; augmentation is named by its parts."""
+    data = changes.pop("data", None) or image_data()
+    augment, views = changes.pop("augment", None), changes.pop("views", None)
+    seed = changes.pop("augment_seed", None)
+    seed = changes.get("seed", 0) if seed is None else seed
+    return Spec(
+        **{
+            "data": data,
+            "stream": Stream(data.train, augment, seed, views, data.num_outputs),
+            "preprocess": Preprocessor(),
+            **changes,
+        }
+    )
 
 
 class Net(nn.Module):

@@ -75,14 +75,15 @@ def run(variant, folder: Path, **changes):
     student = toys.net(**model)
     result = train(
         student,
-        toys.image_data(),
-        objective=getattr(toys, objective)(),
-        settings=Training(**values),
-        preprocess=Preprocessor(torch.full((2,), 0.5), torch.full((2,), 0.3)),
-        folder=folder,
-        seed=5,
-        teacher=AverageTeacher(0.9) if objective == "own_average" else toys.FormulaTeacher(),
-        taps={"hidden": "hidden"},
+        toys.spec(
+            objective=getattr(toys, objective)(),
+            settings=Training(**values),
+            preprocess=Preprocessor(torch.full((2,), 0.5), torch.full((2,), 0.3)),
+            seed=5,
+            teacher=AverageTeacher(0.9) if objective == "own_average" else toys.FormulaTeacher(),
+            taps={"hidden": "hidden"},
+        ),
+        folder,
         device="cpu",
     )
     return student, result

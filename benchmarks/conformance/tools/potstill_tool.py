@@ -22,11 +22,13 @@ from toys import CLASSES, FEATURES, Watch, models, samples
 import potstill
 from potstill import losses
 from potstill.core.signals import Batch
+from potstill.data import Stream
 from potstill.data.samples import Data, Rows, make_samples
 from potstill.losses import sequence
 from potstill.models import Preprocessor
 from potstill.recipe.schema import Training
 from potstill.teachers import LiveTeacher
+from potstill.training import Spec
 from potstill.training import train as potstill_train
 
 
@@ -365,10 +367,9 @@ def _train(
 ) -> None:
     objective = potstill.preset("hidden" if hidden else "kd", "classification")
     with kind(teacher, preprocess=Preprocessor(), taps=taps) as frozen:
-        potstill_train(
-            student, _data(count, repeat), objective=objective, settings=settings, preprocess=Preprocessor(),
-            folder=folder, seed=0, teacher=frozen, taps=taps, device="cpu",
-        )  # fmt: skip
+        data = _data(count, repeat)
+        spec = Spec(data, Stream(data.train), objective, settings, Preprocessor(), teacher=frozen, taps=taps)
+        potstill_train(student, spec, folder, device="cpu")
 
 
 CAPABILITIES = {

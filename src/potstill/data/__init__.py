@@ -6,8 +6,8 @@ from potstill.data.augment import AugmentSettings, augment, check_augment, mix
 from potstill.data.checks import check, label_shift
 from potstill.data.columns import Column
 from potstill.data.load import channel_statistics, load
-from potstill.data.loader import batches, load_batch, num_batches, record_batches
 from potstill.data.samples import Data, Finding, Samples, make_samples, only_classes
+from potstill.data.stream import Stream, num_batches
 
 __all__ = [
     "AugmentSettings",
@@ -15,17 +15,15 @@ __all__ = [
     "Data",
     "Finding",
     "Samples",
+    "Stream",
     "augment",
-    "batches",
     "channel_statistics",
     "check",
     "check_augment",
     "label_shift",
     "load",
-    "load_batch",
     "make_samples",
     "mix",
     "num_batches",
     "only_classes",
-    "record_batches",
 ]

@@ -31,7 +31,7 @@ from potstill.pipeline.proof import Array, best_seed, trained_student
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.schema import BackToTeacher, Training
 from potstill.teachers import LiveTeacher
-from potstill.training import Result, train
+from potstill.training import Result, Spec, train
 
 Way = Literal["helped", "by-labels"]
 WAYS: tuple[Way, ...] = ("helped", "by-labels")
@@ -62,20 +62,18 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
     if way == "helped":
         student = trained_student(job, out, best_seed(job, out), "distilled")
         helper = LiveTeacher(student, preprocess=job.student_preprocess, device=job.device)
-    return train(
-        learner,
-        job.data.to_learn(),
-        objective=preset("auto" if way == "helped" else "alone", job.data.task),
+    data = job.data.to_learn()
+    spec = Spec(
+        data=data,
+        stream=job.stream(data),
+        objective=preset("auto" if way == "helped" else "alone", data.task),
         settings=settings,
         preprocess=job.teacher_preprocess,
-        folder=folder,
         seed=job.recipe.seed,
         teacher=helper,
-        augment=job.augment,
-        device=job.device,
-        label=f"teacher, {way.replace('-', ' ')}",
-        accelerator=accelerator,
     )
+    label = f"teacher, {way.replace('-', ' ')}"
+    return train(learner, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def learn_standard_units(job: Job, teacher: nn.Module) -> None:

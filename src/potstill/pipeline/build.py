@@ -15,7 +15,7 @@ from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.optional import check_installed
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
-from potstill.data import Data, batches, channel_statistics, check_augment, load
+from potstill.data import Data, Stream, channel_statistics, check_augment, load
 from potstill.models import Preprocessor, model_signals, output_signals, tap
 from potstill.models.blocks import block_of
 from potstill.models.input_gradients import INPUT_GRADIENT
@@ -126,6 +126,10 @@ class Job:
         """The augmentation of training images, or None where every sample is always the same."""
         return None if self.recipe.data.augment == schema.Augment() else self.recipe.data.augment
 
+    def stream(self, data: Data, seed: int | None = None, views: int | None = None) -> Stream:
+        """Return the training samples in the views that models see; ``seed`` is the recipe's when absent."""
+        return Stream(data.train, self.augment, self.recipe.seed if seed is None else seed, views, data.num_outputs)
+
     @property
     def student_taps(self) -> dict[str, Where]:
         """Layers of the student, as it is distilled, that the objective reads."""
@@ -215,7 +219,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
             base=base,
             student=Side("student", lambda: make_student(recipe.seed), student_preprocess),
             teacher=_taught_by(recipe, make_teacher, teacher_preprocess, make_student, student_preprocess),
-            inputs=lambda count: _first_inputs(recipe, data, count),
+            inputs=lambda count: _first_inputs(data, count),
             num_outputs=data.num_outputs,
         )
         recipe = recipe.model_copy(update={"objective": resolved})
@@ -357,25 +361,15 @@ def answer(
     return shapes
 
 
-def _first_inputs(recipe: schema.Recipe, data: Data, count: int) -> Tensor:
+def _first_inputs(data: Data, count: int) -> Tensor:
     """Return the inputs of the first training samples as they are."""
-    size = min(count, len(data.train))
-    return next(iter(batches(data.train, batch_size=size, seed=recipe.seed, shuffle=False))).inputs
+    return Stream(data.train).first(count).inputs
 
 
 def example_batch(job: Job, size: int = 2) -> Batch:
     """Return the first training samples, augmented as training will see them."""
-    return next(
-        iter(
-            batches(
-                job.data.to_learn().train,
-                batch_size=min(size, len(job.data.train)),
-                seed=job.recipe.seed,
-                augment=job.augment,
-                num_classes=job.data.num_outputs,
-            )
-        )
-    )
+    size = min(size, len(job.data.train))
+    return next(job.stream(job.data.to_learn()).epoch(0, size, order=job.recipe.seed))
 
 
 def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:

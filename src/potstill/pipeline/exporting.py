@@ -15,7 +15,7 @@ from potstill.core import fingerprint
 from potstill.core.errors import PotstillError
 from potstill.core.files import read_json, write_json
 from potstill.core.progress import progress
-from potstill.data import record_batches
+from potstill.data import Stream
 from potstill.data.columns import Column
 from potstill.data.samples import Samples
 from potstill.evaluation import latency, predict
@@ -295,7 +295,7 @@ def _unmeasured(job: Job, path: Path, name: str) -> dict[str, Any]:
 def _answers(job: Job, model: OnnxModel, samples: Samples, label: str) -> Array:
     parts = []
     with progress(label, len(samples), unit="samples") as advance:
-        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+        for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
             parts.append(model(batch.inputs))
             advance(len(batch))
     return np.concatenate(parts)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.explain import clear_errors
-from potstill.data import num_batches
 from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.measure import hides_weights
@@ -40,7 +39,7 @@ from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
 from potstill.teachers import MergedTeacher
 from potstill.teachers.merged import member_model
-from potstill.training import estimate, without_teacher
+from potstill.training import Spec, estimate, without_teacher
 
 PROBE = 512
 """Samples that a teacher without weights is timed on."""
@@ -156,17 +155,16 @@ def _stages(
     settings = training_settings(job)
 
     def training_seconds(model: nn.Module, preprocess: Preprocessor, settings: schema.Training) -> float:
-        step = estimate(
-            model,
-            job.data.to_learn(),
-            objective=preset("alone", job.data.task),
+        data = job.data.to_learn()
+        spec = Spec(
+            data=data,
+            stream=job.stream(data),
+            objective=preset("alone", data.task),
             settings=without_teacher(settings),
             preprocess=preprocess,
             seed=job.recipe.seed,
-            augment=job.augment,
-            device=job.device,
         )
-        return settings.epochs * num_batches(samples, settings.batch_size) * step
+        return spec.total_steps * estimate(model, spec, device=job.device)
 
     def planned(name: str, does: str, seconds: float | None) -> PlannedStage:
         _, look = seen[name]

@@ -16,7 +16,7 @@ from torch import nn
 from potstill.core.errors import TeacherError
 from potstill.core.progress import progress
 from potstill.core.signals import Batch
-from potstill.data import only_classes, record_batches
+from potstill.data import Stream, only_classes
 from potstill.data.samples import Samples
 from potstill.losses import gaussian_nll
 from potstill.models.input_gradients import INPUT_GRADIENT
@@ -37,7 +37,7 @@ from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording
-from potstill.training import AverageTeacher, Result, train
+from potstill.training import AverageTeacher, Result, Spec, train
 
 Place = Path | str
 """Where a store lies: a folder, or an address."""
@@ -53,21 +53,18 @@ def train_teacher(
     label: str = "teacher",
 ) -> Result:
     """Train the teacher on the same data, from labels alone; ``steps`` as in `train`."""
-    return train(
-        job.make_teacher(),
-        job.data.to_learn(),
-        objective=preset("alone", job.data.task),
+    data = job.data.to_learn()
+    spec = Spec(
+        data=data,
+        stream=job.stream(data),
+        objective=preset("alone", data.task),
         settings=settings,
         preprocess=job.teacher_preprocess,
-        folder=folder,
         seed=job.recipe.seed,
-        augment=job.augment,
-        device=job.device,
-        label=label,
-        accelerator=accelerator,
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
+    return train(job.make_teacher(), spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def train_member(
@@ -81,28 +78,26 @@ def train_member(
     label: str | None = None,
 ) -> Result:
     """Train one member of a merged teacher from labels alone, on the classes that it is to know."""
-    member = job.members[index]
-    return train(
-        job.make_member(index),
-        job.data.to_learn() if member.classes is None else only_classes(job.data, member.classes),
-        objective=preset("alone", job.data.task),
+    member, seed = job.members[index], job.recipe.seed + index
+    data = job.data.to_learn() if member.classes is None else only_classes(job.data, member.classes)
+    spec = Spec(
+        data=data,
+        stream=job.stream(data, seed),
+        objective=preset("alone", data.task),
         settings=settings,
         preprocess=preprocessor(member.preprocess),
-        folder=folder,
-        seed=job.recipe.seed + index,
-        augment=job.augment,
-        device=job.device,
-        label=label or f"teacher {index + 1}",
-        accelerator=accelerator,
+        seed=seed,
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
+    label = label or f"teacher {index + 1}"
+    return train(job.make_member(index), spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def fit_merged(job: Job, merged: MergedTeacher) -> None:
     """Learn the attention weights of a merged teacher on the validation split, which no member was trained on."""
     validation, size = job.data.validation, job.recipe.evaluation.batch_size
-    found = list(record_batches(validation, batch_size=size))
+    found = list(Stream(validation).recording(size))
     merged.eval()
     targets = torch.cat([batch.targets for batch in found if batch.targets is not None])
     merged.fit([batch.inputs for batch in found], targets)
@@ -126,27 +121,24 @@ def train_student(
     """
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
-    stored = isinstance(teacher, StoredTeacher)
-    return train(
-        job.make_learner(seed) if distilled else deployed(job.make_student(seed)),
-        job.data.to_learn(),
-        objective=job.objective if distilled else preset("alone", job.data.task),
+    replayed = distilled and isinstance(teacher, StoredTeacher)
+    data = job.data.to_learn()
+    spec = Spec(
+        data=data,
+        # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
+        stream=job.stream(data, views=job.recipe.store.views) if replayed else job.stream(data, seed),
+        objective=job.objective if distilled else preset("alone", data.task),
         settings=settings,
         preprocess=job.student_preprocess,
-        folder=folder,
         seed=seed,
-        # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
-        augment_seed=job.recipe.seed if distilled and stored else seed,
         teacher=(teacher if decay is None else AverageTeacher(decay)) if distilled else None,
-        augment=job.augment,
-        views=job.recipe.store.views if distilled and stored else None,
         taps=job.student_taps if distilled else {},
-        device=job.device,
-        label=label or f"{kind}, seed {seed}",
-        accelerator=accelerator,
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
+    student = job.make_learner(seed) if distilled else deployed(job.make_student(seed))
+    label = label or f"{kind}, seed {seed}"
+    return train(student, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
@@ -182,7 +174,7 @@ def answers_to(job: Job, teacher: LiveTeacher, samples: Samples, label: str) -> 
     """
     answers = []
     with progress(label, len(samples), unit="samples") as advance:
-        for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+        for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
             answers.append(teacher(replace(batch, targets=None))["logits"].cpu().numpy())
             advance(len(batch))
     return in_target_units(job, np.concatenate(answers))
@@ -250,16 +242,8 @@ def sampling_warnings(job: Job) -> list[str]:
 
 def recording_batches(job: Job, ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
     """Yield the training samples in the views that are recorded, row after row."""
-    return record_batches(
-        job.data.train,
-        batch_size=job.recipe.evaluation.batch_size,
-        views=job.recipe.store.views or 1,
-        augment=job.augment,
-        seed=job.recipe.seed,
-        num_classes=job.data.num_outputs,
-        ranges=ranges,
-        workers=job.recipe.training.workers,
-    )
+    recipe, stream = job.recipe, job.stream(job.data, views=job.recipe.store.views)
+    return stream.recording(recipe.evaluation.batch_size, ranges=ranges, workers=recipe.training.workers)
 
 
 def record_teacher(

@@ -19,7 +19,7 @@ from potstill.core import fingerprint, random
 from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
 from potstill.core.progress import progress, remark
-from potstill.data import record_batches
+from potstill.data import Stream
 from potstill.data.samples import Samples
 from potstill.evaluation.metrics import r2
 from potstill.models import model_signals
@@ -195,7 +195,7 @@ def _answers(job: Job, model: nn.Module, parts: Sequence[Samples]) -> dict[str, 
     )
     with teacher, progress("asking the teacher", total, unit="samples") as advance:
         for samples in parts:
-            for batch in record_batches(samples, batch_size=job.recipe.evaluation.batch_size):
+            for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
                 for name, values in teacher(replace(batch, targets=None)).items():
                     found.setdefault(name, []).append(values.cpu().numpy())
                 advance(len(batch))

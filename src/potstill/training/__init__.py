@@ -3,18 +3,20 @@
 from potstill.training.average import AverageTeacher
 from potstill.training.estimate import estimate
 from potstill.training.history import still_rises
-from potstill.training.learner import made_shapes
 from potstill.training.loop import Result, train
 from potstill.training.optimiser import without_teacher
 from potstill.training.rates import is_open
 from potstill.training.schedule import learning_rate_at
 from potstill.training.setup import check_settings
+from potstill.training.spec import Spec
+from potstill.training.trainee import made_shapes
 from potstill.training.validate import Metric
 
 __all__ = [
     "AverageTeacher",
     "Metric",
     "Result",
+    "Spec",
     "check_settings",
     "estimate",
     "is_open",

@@ -3,63 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from statistics import median
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from potstill.data.augment import AugmentSettings
-from potstill.data.loader import batches
-from potstill.data.samples import Data
 from potstill.models.beside_weights import copied
-from potstill.models.preprocess import Preprocessor
-from potstill.models.taps import Where
-from potstill.objective import Objective
-from potstill.recipe.schema import Training
-from potstill.teachers.protocol import Teacher
-from potstill.training.average import AverageTeacher
+from potstill.training.finite import NotFiniteError
+from potstill.training.machine import Moment
 from potstill.training.rates import starting_point
 from potstill.training.schedule import peak_learning_rate
-from potstill.training.setup import Task, forget, machine_for, make_accelerator
-from potstill.training.step import NotFiniteError, take_step
+from potstill.training.setup import forget, machine_for, make_accelerator
+from potstill.training.spec import Spec
+from potstill.training.step import take_step
 
 
 def estimate(
     student: nn.Module,
-    data: Data,
+    spec: Spec,
     *,
-    objective: Objective,
-    settings: Training,
-    preprocess: Preprocessor,
-    seed: int = 0,
-    teacher: Teacher | AverageTeacher | None = None,
-    augment: AugmentSettings | None = None,
-    augment_seed: int | None = None,
-    views: int | None = None,
-    taps: Mapping[str, Where] | None = None,
     device: str | torch.device = "auto",
     accelerator: Accelerator | None = None,
     steps: int = 5,
 ) -> float:
     """Return the seconds that one training step takes, loading its batch included.
 
-    Use it before a long training; multiply by epochs and by `data.loader.num_batches`. Validation and checkpoints are
-    not in it. The arguments are those of `train`; the student is copied and stays as it is.
+    Use it before a long training; multiply by ``spec.total_steps``. Validation and checkpoints are not in it.
 
     Args:
-        student: the model.
-        data: only the first batches of train are read.
-        objective: as in `train`.
-        settings: as in `train`.
-        preprocess: as in `train`.
-        seed: as in `train`.
-        teacher: as in `train`.
-        augment: as in `train`.
-        augment_seed: as in `train`.
-        views: as in `train`.
-        taps: as in `train`; layers by name or function, not the modules themselves.
+        student: the model; it is copied and stays as it is.
+        spec: as in `train`; only the first batches are read, and taps are names or functions, not modules.
         device: as in `train`.
         accelerator: as in `train`.
         steps: how many steps are timed, after one that is not; their median is returned.
@@ -70,38 +45,18 @@ def estimate(
     """
     given = accelerator
     accelerator = accelerator or make_accelerator(device)
-    task = Task(
-        data=data,
-        objective=objective,
-        settings=starting_point(settings, student),
-        preprocess=preprocess,
-        seed=seed,
-        augment_seed=seed if augment_seed is None else augment_seed,
-        teacher=teacher,
-        augment=augment,
-        views=views,
-        taps=taps or {},
-    )
+    spec = replace(spec, settings=starting_point(spec.settings, student))
+    rate = peak_learning_rate(spec.settings) * 1e-3
     seconds: list[float] = []
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), machine_for(copied(student), task, accelerator) as (machine, _):
+    with torch.random.fork_rng(devices=cuda), machine_for(copied(student), spec, accelerator) as machine:
         epoch = 0
         while len(seconds) <= steps:
             began = time.monotonic()
-            for batch in batches(
-                data.train,
-                batch_size=settings.batch_size,
-                seed=task.seed,
-                augment_seed=task.augment_seed,
-                epoch=epoch % views if views else epoch,
-                views=views,
-                augment=augment,
-                num_classes=data.num_outputs,
-                stop=steps + 1 - len(seconds),
-            ):
+            stop = steps + 1 - len(seconds)
+            for batch in spec.stream.epoch(epoch, spec.settings.batch_size, order=spec.seed, stop=stop):
                 try:
-                    rate = peak_learning_rate(task.settings) * 1e-3
-                    take_step(machine, batch, count=len(batch), whole=True, progress=0.0, rate=rate)
+                    take_step(machine, batch, Moment(count=len(batch), progress=0.0, rate=rate, whole=True))
                 except NotFiniteError:
                     pass
                 if cuda:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,17 @@ from potstill.core.files import write_json
 from potstill.core.progress import Advance, progress
 from potstill.core.random import key
 from potstill.core.signals import Batch
-from potstill.data.augment import AugmentSettings
-from potstill.data.loader import batches, num_batches
-from potstill.data.samples import Data
-from potstill.models.preprocess import Preprocessor
-from potstill.models.taps import Where
-from potstill.objective import Objective
 from potstill.recipe.schema import Training
-from potstill.teachers.protocol import Teacher
 from potstill.training import checkpoint, history
-from potstill.training.average import AverageTeacher, Follower
+from potstill.training.average import Follower
 from potstill.training.checkpoint import Counters, Stopped
+from potstill.training.finite import NotFiniteError
+from potstill.training.machine import Moment
 from potstill.training.optimiser import update_average
 from potstill.training.rates import starting_point
 from potstill.training.schedule import learning_rate_at, progress_at
-from potstill.training.setup import Task, forget, identity, machine_for, make_accelerator
+from potstill.training.setup import forget, machine_for, make_accelerator
+from potstill.training.spec import Spec
 from potstill.training.state import (
     Run,
     State,
@@ -50,7 +47,7 @@ from potstill.training.state import (
     total_sums,
     unsaved,
 )
-from potstill.training.step import NotFiniteError, take_step
+from potstill.training.step import take_step
 from potstill.training.track import Tracker, open_trackers
 from potstill.training.validate import Metric, Validation, validate
 
@@ -85,23 +82,12 @@ class Result:
 
 def train(
     student: nn.Module,
-    data: Data,
-    *,
-    objective: Objective,
-    settings: Training,
-    preprocess: Preprocessor,
+    spec: Spec,
     folder: Path,
-    seed: int,
-    teacher: Teacher | AverageTeacher | None = None,
-    augment: AugmentSettings | None = None,
-    augment_seed: int | None = None,
-    views: int | None = None,
-    taps: Mapping[str, Where] | None = None,
+    *,
     device: str | torch.device = "auto",
     label: str = "student",
     accelerator: Accelerator | None = None,
-    steps: int | None = None,
-    metric: Metric | None = None,
 ) -> Result:
     """Train ``student`` in place and leave the weights in it that were best on validation.
 
@@ -114,25 +100,11 @@ def train(
 
     Args:
         student: a fresh model; trained from the weights it has.
-        data: train and validation are read, test is not.
-        objective: what is minimised, as a sum over samples; each step divides it once by the samples of the batch.
-        settings: epochs, optimiser and the rest of the recipe's training section. What is ``auto`` there is filled in
-            with the usual value for this kind of model: racing it is the pipeline's work.
-        preprocess: what the student expects of its inputs; it is not changed and not part of the weights.
+        spec: what it is trained on, and how.
         folder: history.jsonl, checkpoint/, weights.safetensors and result.json are written here by the main process.
-        seed: of sample order, dropout and adapters.
-        teacher: answers each batch; may be None where the objective reads no teacher. An `AverageTeacher` is the moving
-            average of the student itself.
-        augment: random changes to training samples.
-        augment_seed: of those changes, that of the store when the teacher is a recorded one; ``seed`` when absent.
-        views: how many views of each sample there are; epoch e sees view e modulo views. A new view each epoch when
-            absent.
-        taps: names of signals to read from the student's layers, for terms that want more than logits.
         device: ``auto``, ``cpu`` or ``cuda``.
         label: shown beside the progress bar and in trackers.
         accelerator: one that exists already; made when absent.
-        steps: optimiser steps in all, in the place of ``settings.epochs``; the schedule is as complete as ever.
-        metric: chooses the weights that are kept; accuracy or R2 when absent.
 
     Returns:
         where the weights are and how training went; equal on all processes.
@@ -146,48 +118,31 @@ def train(
     given = accelerator
     accelerator = accelerator or make_accelerator(device)
     folder = Path(folder)
-    task = Task(
-        data=data,
-        objective=objective,
-        settings=starting_point(settings, student),
-        preprocess=preprocess,
-        seed=seed,
-        augment_seed=seed if augment_seed is None else augment_seed,
-        teacher=teacher,
-        augment=augment,
-        views=views,
-        taps=taps or {},
-        steps=steps,
-        metric=metric,
-    )
-    described = identity(student, task)
-    if settings.batch_size < accelerator.num_processes:
+    spec = replace(spec, settings=starting_point(spec.settings, student))
+    identity = spec.identity(student)
+    if spec.settings.batch_size < accelerator.num_processes:
         raise UsageError(
-            f"training.batch_size={settings.batch_size} is less than the {accelerator.num_processes} processes that "
-            "share each batch. Use a larger batch or fewer processes."
+            f"training.batch_size={spec.settings.batch_size} is less than the {accelerator.num_processes} processes "
+            "that share each batch. Use a larger batch or fewer processes."
         )
-    found = checkpoint.load(folder / "checkpoint", described)
+    saved = checkpoint.load(folder / "checkpoint", identity)
     with ExitStack() as stack:
         if given is not None:
             # It outlives this training and would keep everything that it prepared.
             stack.callback(forget, given)
         stack.enter_context(torch.random.fork_rng(devices=_cuda(accelerator.device)))
-        machine, switch = stack.enter_context(machine_for(student, task, accelerator))
-        per_epoch = num_batches(len(data.train), settings.batch_size)
-        state = start(machine, task.settings)
-        if found is not None:
-            resume(machine, state, found)
+        machine = stack.enter_context(machine_for(student, spec, accelerator))
+        state = start(machine)
+        if saved is not None:
+            resume(machine, state, saved)
         finished = state.counters.stopped is not None
         run = Run(
-            task=task,
+            spec=spec,
             machine=machine,
-            switch=switch,
             folder=folder,
-            identity=described,
-            weights=float_parameters(machine.learner.student),
-            trackers=_trackers(accelerator, task.settings, folder, label) if not finished else [],
+            identity=identity,
+            trackers=_trackers(accelerator, spec.settings, folder, label) if not finished else [],
             started=time.monotonic() - state.counters.seconds,
-            per_epoch=per_epoch,
         )
         for tracker in run.trackers:
             stack.callback(tracker.close)
@@ -196,7 +151,7 @@ def train(
             history.cut(run.history, state.counters.history_bytes)
         accelerator.wait_for_everyone()
         if not finished:
-            bar = progress(label, run.total, unit="step", done=state.counters.step)
+            bar = progress(label, spec.total_steps, unit="step", done=state.counters.step)
             advance = stack.enter_context(bar) if accelerator.is_main_process else _silent
             _train(run, state, advance)
         checkpoint.put_back(student, state.best)
@@ -207,11 +162,13 @@ def train(
 def _train(run: Run, state: State, advance: Advance) -> None:
     """Epochs until there is a reason to stop, then the last checkpoint."""
     while state.counters.stopped is None:
+        began, first = time.monotonic(), state.counters.seen
         out_of_time = _epoch(run, state, advance)
         if state.counters.batch:
-            _close_epoch(run, state)
+            rate = (state.counters.seen - first) / max(time.monotonic() - began, 1e-9)
+            _close_epoch(run, state, rate)
         _decide(run, state, out_of_time)
-        if state.counters.stopped is None and run.task.settings.checkpoint_every <= unsaved(state):
+        if state.counters.stopped is None and run.spec.settings.checkpoint_every <= unsaved(state):
             save(run, state)
     if not state.best:
         raise DivergedError(
@@ -223,10 +180,10 @@ def _train(run: Run, state: State, advance: Advance) -> None:
 
 def _epoch(run: Run, state: State, advance: Advance) -> bool:
     """Take the epoch's remaining steps; return whether time ran out."""
-    settings, machine, total = run.task.settings, run.machine, run.total
-    processes: int = machine.accelerator.num_processes
-    noted = state.began = time.monotonic()
-    state.first = state.counters.seen
+    settings, machine, total = run.spec.settings, run.machine, run.spec.total_steps
+    per_epoch, processes = run.spec.steps_per_epoch, machine.accelerator.num_processes
+    weights = float_parameters(machine.trainee.student)
+    noted = time.monotonic()
     for batch, count, seed in zip(*_global_batches(run, state.counters), _step_seeds(run, state.counters), strict=True):
         counters = state.counters
         elapsed = agreed(machine, time.monotonic() - run.started) if settings.minutes else 0.0
@@ -236,22 +193,25 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
             return False
         share = progress_at(counters.step, total, elapsed, settings.minutes)
         _seed(machine.device, seed)
-        # A batch smaller than the number of processes is given to each of them as a whole.
-        whole = count < processes
-        run.switch.on = not whole
+        moment = Moment(
+            count=count,
+            progress=share,
+            rate=learning_rate_at(share, settings),
+            # A batch smaller than the number of processes is given to each of them as a whole.
+            whole=count < processes,
+            report=settings.gradient_report and counters.batch == 0,
+        )
         try:
-            rate = learning_rate_at(share, settings)
-            report = settings.gradient_report and counters.batch == 0
-            taken = take_step(machine, batch, count=count, whole=whole, progress=share, rate=rate, report=report)
+            taken = take_step(machine, batch, moment)
         except NotFiniteError as error:
             raise diverged(run, state, f"in step {counters.step + 1}", error.what) from error
         state.sums += taken.sums
         state.norms += taken.norm
-        state.conflict = taken.conflict if report else state.conflict
+        state.conflict = state.conflict if taken.conflict is None else taken.conflict
         if isinstance(machine.teacher, Follower):
-            machine.teacher.follow(machine.learner.student, counters.step)
+            machine.teacher.follow(machine.trainee.student, counters.step)
         if settings.ema is not None:
-            update_average(state.average, run.weights, settings.ema, counters.step)
+            update_average(state.average, weights, settings.ema, counters.step)
         state.counters = replace(counters, step=counters.step + 1, batch=counters.batch + 1, seen=counters.seen + count)
         now = time.monotonic()
         if now - noted > NOTE_SECONDS:
@@ -259,32 +219,31 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
             advance(note=f"loss {float(taken.sums[0]) / len(batch):.4f}")
         else:
             advance()
-        if state.counters.batch < run.per_epoch and unsaved(state) >= settings.checkpoint_every:
+        if state.counters.batch < per_epoch and unsaved(state) >= settings.checkpoint_every:
             save(run, state)
     return False
 
 
-def _close_epoch(run: Run, state: State) -> None:
+def _close_epoch(run: Run, state: State, rate: float) -> None:
     """Validate, keep the weights if they are the best so far, and write the epoch's line of history."""
     counters, machine = state.counters, run.machine
-    seconds_training = time.monotonic() - state.began
     totals = total_sums(run, state).cpu() / counters.seen
     refuse_deferred(run, state, totals)
-    with _averaged(run.weights, state.average):
+    with _averaged(machine.trainee.student, state.average):
         validation = validate(
-            machine.learner,
-            run.task.data.validation,
-            task=run.task.data.task,
-            batch_size=run.task.settings.batch_size,
+            machine.trainee,
+            run.spec.data.validation,
+            task=run.spec.data.task,
+            batch_size=run.spec.settings.batch_size,
             accelerator=machine.accelerator,
-            workers=run.task.settings.workers,
-            metric=run.task.metric,
+            workers=run.spec.settings.workers,
+            metric=run.spec.metric,
         )
         epoch = counters.epoch + 1
-        if _is_better(validation, counters, run.task.metric):
-            state.best = _snapshot(machine.learner.student)
+        if _is_better(validation, counters, run.spec.metric):
+            state.best = _snapshot(machine.trainee.student)
             counters = replace(counters, best_epoch=epoch, best_metric=validation.metric, best_loss=validation.loss)
-    names = [term.name for term in machine.objective.terms]
+    names = machine.term_names
     row = {
         "epoch": epoch,
         "step": counters.step,
@@ -295,7 +254,7 @@ def _close_epoch(run: Run, state: State) -> None:
         "validation_loss": validation.loss,
         "validation_metric": validation.metric,
         "gradient_norm": float(state.norms) / counters.batch,
-        "images_per_second": (counters.seen - state.first) / max(seconds_training, 1e-9),
+        "images_per_second": rate,
     }
     if state.conflict is not None:
         *gradients, cosine = state.conflict.tolist()
@@ -311,10 +270,10 @@ def _close_epoch(run: Run, state: State) -> None:
 
 def _decide(run: Run, state: State, out_of_time: bool) -> None:
     """Note why training is over, if it is."""
-    counters, settings = state.counters, run.task.settings
+    counters, settings = state.counters, run.spec.settings
     waited = counters.epoch - counters.best_epoch
     stopped: Stopped | None = None
-    if counters.step >= run.total:
+    if counters.step >= run.spec.total_steps:
         stopped = "finished"
     elif out_of_time:
         stopped = "minutes"
@@ -332,7 +291,7 @@ def _finish(run: Run, state: State) -> Result:
     result = Result(
         weights=weights,
         steps=counters.step,
-        epochs=counters.step / run.per_epoch,
+        epochs=counters.step / run.spec.steps_per_epoch,
         seconds=counters.seconds,
         best_epoch=counters.best_epoch,
         best_validation=counters.best_metric,
@@ -340,7 +299,7 @@ def _finish(run: Run, state: State) -> Result:
         history=run.history,
     )
     if run.machine.accelerator.is_main_process:
-        data = run.task.data
+        data = run.spec.data
         units = {"scale": json.dumps(data.scale.to_json())} if data.standardised and data.scale else None
         checkpoint.save_tensors(weights, state.best, units)
         paths = {"weights": weights.name, "history": run.history.name}
@@ -351,39 +310,23 @@ def _finish(run: Run, state: State) -> Result:
 
 def _global_batches(run: Run, counters: Counters) -> tuple[Iterator[Batch], Iterator[int]]:
     """Return this process's parts of the epoch's remaining batches, and how many samples each batch has in all."""
-    task, accelerator = run.task, run.machine.accelerator
-    size, count = task.settings.batch_size, len(task.data.train)
-    last = count - (run.per_epoch - 1) * size
-
-    def part_of(start: int, stop: int, part: tuple[int, int]) -> Iterator[Batch]:
-        return batches(
-            task.data.train,
-            batch_size=size,
-            seed=task.seed,
-            augment_seed=task.augment_seed,
-            epoch=counters.epoch,
-            views=task.views,
-            augment=task.augment,
-            num_classes=task.data.num_outputs,
-            start=start,
-            stop=stop,
-            part=part,
-            workers=task.settings.workers,
-        )
-
+    spec, accelerator = run.spec, run.machine.accelerator
+    size, per_epoch = spec.settings.batch_size, spec.steps_per_epoch
+    last = len(spec.stream.samples) - (per_epoch - 1) * size
+    part_of = partial(spec.stream.epoch, counters.epoch, size, order=spec.seed, workers=spec.settings.workers)
     mine = (accelerator.process_index, accelerator.num_processes)
-    split = run.per_epoch if last >= accelerator.num_processes else run.per_epoch - 1
-    counts = [size] * (run.per_epoch - 1) + [last]
-    parts = part_of(counters.batch, split, mine)
-    if split < run.per_epoch:
-        parts = chain(parts, part_of(max(split, counters.batch), run.per_epoch, (0, 1)))
+    split = per_epoch if last >= accelerator.num_processes else per_epoch - 1
+    counts = [size] * (per_epoch - 1) + [last]
+    parts = part_of(start=counters.batch, stop=split, part=mine)
+    if split < per_epoch:
+        parts = chain(parts, part_of(start=max(split, counters.batch), stop=per_epoch))
     return parts, iter(counts[counters.batch :])
 
 
 def _step_seeds(run: Run, counters: Counters) -> Iterator[int]:
     """Return a seed for each remaining step of the epoch: that of dropout, a function of the step alone."""
-    steps = np.arange(counters.step, counters.step + run.per_epoch - counters.batch)
-    return iter((key(run.task.seed, steps, run.machine.accelerator.process_index) >> np.uint64(1)).tolist())
+    steps = np.arange(counters.step, counters.step + run.spec.steps_per_epoch - counters.batch)
+    return iter((key(run.spec.seed, steps, run.machine.accelerator.process_index) >> np.uint64(1)).tolist())
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -404,11 +347,12 @@ def _is_better(validation: Validation, counters: Counters, metric: Metric | None
 
 
 @contextmanager
-def _averaged(weights: list[nn.Parameter], average: list[Tensor]) -> Iterator[None]:
+def _averaged(student: nn.Module, average: list[Tensor]) -> Iterator[None]:
     """Put the moving average in the place of the weights for a while; nothing happens without one."""
     if not average:
         yield
         return
+    weights = float_parameters(student)
     kept = [weight.detach().clone() for weight in weights]
     try:
         _copy(weights, average)

@@ -45,7 +45,7 @@ def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimiz
                 optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimiser
     if settings.optimizer == "dot":
-        return Dot(groups, lr=rate, momentum=settings.momentum, gap=settings.momentum_gap)
+        return Dot(groups, lr=rate, momentum=settings.momentum, gap=settings.momentum_gap, clip=settings.gradient_clip)
     return torch.optim.AdamW(groups, lr=rate, fused=fused)
 
 

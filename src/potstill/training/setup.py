@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,48 +14,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from potstill import losses
-from potstill.core import fingerprint
 from potstill.core.errors import TeacherError, UsageError
-from potstill.core.signals import Batch
-from potstill.data.augment import AugmentSettings
-from potstill.data.loader import batches
-from potstill.data.samples import Data
 from potstill.models.input_gradients import INPUT_GRADIENT
-from potstill.models.preprocess import Preprocessor
-from potstill.models.taps import Where, tap
+from potstill.models.taps import tap
 from potstill.objective import Objective, Term, check, heads_for
-from potstill.recipe.schema import Augment, Training
+from potstill.recipe.schema import Training
 from potstill.teachers.protocol import Teacher
 from potstill.training.average import AverageTeacher, Follower
-from potstill.training.learner import Learner
+from potstill.training.dot import Dot
+from potstill.training.machine import Machine
 from potstill.training.optimiser import build_optimiser
 from potstill.training.precision import autocast_dtype, has_images_inside
 from potstill.training.relations import check_batches
+from potstill.training.spec import Spec
 from potstill.training.stages import Stage, build_stages
-from potstill.training.step import Machine
-from potstill.training.synchronise import Switch, synchronised_batch_norm
-from potstill.training.validate import Metric
+from potstill.training.synchronise import synchronised_batch_norm
+from potstill.training.trainee import Trainee
 
 PROBE = 256
 """Training samples that heads are built from."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what: the arguments of `train` that decide the result."""
-
-    data: Data
-    objective: Objective
-    settings: Training
-    preprocess: Preprocessor
-    seed: int
-    augment_seed: int
-    teacher: Teacher | AverageTeacher | None
-    augment: AugmentSettings | None
-    views: int | None
-    taps: Mapping[str, Where]
-    steps: int | None = None
-    metric: Metric | None = None
 
 
 def make_accelerator(device: str | torch.device) -> Accelerator:
@@ -93,11 +69,11 @@ def forget(accelerator: Accelerator) -> None:
 
 
 @contextmanager
-def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Iterator[tuple[Machine, Switch]]:
+def machine_for(student: nn.Module, spec: Spec, accelerator: Accelerator) -> Iterator[Machine]:
     """Put everything together that a step works with; the student gets its own form and place back afterwards.
 
     Yields:
-        the machine, and the switch of the batch norm that is shared between processes.
+        the machine.
 
     Raises:
         UsageError: the objective does not fit the signals; nothing to train.
@@ -107,19 +83,18 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
     home = next((p.device for p in student.parameters()), torch.device("cpu"))
     device: torch.device = accelerator.device
     images = has_images_inside(student)
-    objective = smoothed(task.objective, task.settings.label_smoothing, task.data.task)
-    dtype = autocast_dtype(task.settings.precision, device, student)
-    stages = check_settings(student, objective, task.settings, samples=len(task.data.train))
-    teacher = _teacher(student, task, objective, dtype=dtype, device=device)
+    objective = smoothed(spec.objective, spec.settings.label_smoothing, spec.data.task)
+    dtype = autocast_dtype(spec.settings.precision, device, student)
+    stages = check_settings(student, objective, spec.settings, samples=len(spec.stream.samples))
+    teacher = _teacher(student, spec, objective, dtype=dtype, device=device)
     student.to(device)
     if images:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    switch = Switch()
     try:
-        with tap(student, task.taps) as tapped:
-            learner = Learner(
+        with tap(student, spec.taps) as tapped:
+            trainee = Trainee(
                 student,
-                copy.deepcopy(task.preprocess).to(device),
+                copy.deepcopy(spec.preprocess).to(device),
                 nn.ModuleDict(),
                 objective=objective,
                 tapped=tapped,
@@ -127,34 +102,29 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
                 device=device,
                 images=images,
             )
-            learner.heads = build_heads(learner, objective, task, teacher).to(device)
-            optimiser = build_optimiser(learner, task.settings)
-            learner.train()
-            deferred = device.type == "cuda" and bool(optimiser.defaults.get("fused"))
-            _share_heads(learner, accelerator)
-            prepared = accelerator.prepare_model(learner)
-            machine = Machine(
-                accelerator=accelerator,
-                learner=learner,
-                model=prepared,
-                # Accelerate's wrapper adds a search for installed packages to every step, and nothing that is used.
-                optimiser=optimiser,
-                parameters=tuple(p for p in learner.parameters() if p.requires_grad),
-                objective=objective,
-                teacher=teacher,
-                accumulate=task.settings.accumulate,
-                clip=task.settings.gradient_clip,
-                deferred=deferred,
-                bad=torch.zeros((), device=device),
-                stages=stages,
-            )
-            if deferred:
-                leave_to_device(machine)
-            if accelerator.num_processes > 1:
-                with synchronised_batch_norm(learner) as switch:
-                    yield machine, switch
-            else:
-                yield machine, switch
+            trainee.heads = build_heads(trainee, objective, spec, teacher).to(device)
+            optimiser = build_optimiser(trainee, spec.settings)
+            fused = bool(optimiser.defaults.get("fused"))
+            trainee.train()
+            _share_heads(trainee, accelerator)
+            prepared = accelerator.prepare_model(trainee)
+            with synchronised_batch_norm(trainee, accelerator.num_processes) as switch:
+                machine = Machine(
+                    accelerator=accelerator,
+                    trainee=trainee,
+                    # Two gradients are summed over processes by hand: a distributed wrapper knows of one only.
+                    model=trainee if isinstance(optimiser, Dot) else prepared,
+                    # Accelerate's wrapper adds a search for installed packages to every step, and nothing that is used.
+                    optimiser=optimiser,
+                    parameters=tuple(p for p in trainee.parameters() if p.requires_grad),
+                    objective=objective,
+                    teacher=teacher,
+                    settings=spec.settings,
+                    stages=stages,
+                    switch=switch,
+                    bad=leave_to_device(optimiser, device) if device.type == "cuda" and fused else None,
+                )
+                yield machine
     finally:
         if images:
             student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -162,31 +132,33 @@ def machine_for(student: nn.Module, task: Task, accelerator: Accelerator) -> Ite
         student.zero_grad(set_to_none=True)
 
 
-def leave_to_device(machine: Machine) -> None:
-    """Let the fused optimiser skip its update where ``machine.bad`` is 1: the way torch's GradScaler talks to it."""
-    optimiser: Any = machine.optimiser
-    optimiser.grad_scale = None
-    optimiser.found_inf = machine.bad
+def leave_to_device(optimiser: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
+    """Let a fused optimiser skip its update where the returned number is 1: the way torch's GradScaler talks to it."""
+    fused: Any = optimiser
+    fused.grad_scale = None
+    fused.found_inf = torch.zeros((), device=device)
+    bad: torch.Tensor = fused.found_inf
+    return bad
 
 
 def _teacher(
-    student: nn.Module, task: Task, objective: Objective, *, dtype: torch.dtype | None, device: torch.device
+    student: nn.Module, spec: Spec, objective: Objective, *, dtype: torch.dtype | None, device: torch.device
 ) -> Teacher | None:
     """Return who answers in each step: for an average of the student, that average as it is in the beginning."""
-    if not isinstance(task.teacher, AverageTeacher):
-        return task.teacher
+    if not isinstance(spec.teacher, AverageTeacher):
+        return spec.teacher
     return Follower(
-        task.teacher,
+        spec.teacher,
         student,
-        task.preprocess,
-        taps=task.taps,
+        spec.preprocess,
+        taps=spec.taps,
         dtype=dtype,
         device=device,
         input_gradient=INPUT_GRADIENT in objective.teacher_signals,
     )
 
 
-def _share_heads(learner: Learner, accelerator: Accelerator) -> None:
+def _share_heads(trainee: Trainee, accelerator: Accelerator) -> None:
     """Make the heads' buffers equal on all processes, and leave them alone from then on.
 
     They change in the same way everywhere. A distributed wrapper would send them round in every step, which for a
@@ -194,10 +166,10 @@ def _share_heads(learner: Learner, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    for buffer in learner.heads.buffers():
+    for buffer in trainee.heads.buffers():
         dist.broadcast(buffer, 0)
-    names = [f"heads.{name}" for name, _ in learner.heads.named_buffers()]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(learner, names)  # type: ignore[no-untyped-call]
+    names = [f"heads.{name}" for name, _ in trainee.heads.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trainee, names)  # type: ignore[no-untyped-call]
 
 
 def check_settings(student: nn.Module, objective: Objective, settings: Training, *, samples: int) -> tuple[Stage, ...]:
@@ -238,7 +210,7 @@ def check_sides(objective: Objective, settings: Training) -> None:
         )
 
 
-def build_heads(learner: Learner, objective: Objective, task: Task, teacher: Teacher | None) -> nn.ModuleDict:
+def build_heads(trainee: Trainee, objective: Objective, spec: Spec, teacher: Teacher | None) -> nn.ModuleDict:
     """Run some samples through student and teacher, check the objective on their signals, and build its heads."""
     if objective.needs_teacher and teacher is None:
         raise TeacherError(
@@ -246,7 +218,7 @@ def build_heads(learner: Learner, objective: Objective, task: Task, teacher: Tea
             "Pass a teacher, or train with preset('alone', ...)."
         )
     fitted = any(term.head is not None for term in objective.terms)
-    batch = probe_batch(task, PROBE if fitted else 2)
+    batch = spec.stream.first(PROBE if fitted else 2)
     taught = None
     if teacher is not None and objective.needs_teacher:
         missing = sorted(objective.teacher_signals - teacher.provides)
@@ -258,32 +230,17 @@ def build_heads(learner: Learner, objective: Objective, task: Task, teacher: Tea
                 f"The objective reads the teacher's {', '.join(missing)}, but the teacher provides "
                 f"{', '.join(sorted(teacher.provides))}. {how}"
             )
-        taught = {name: signal.to(learner.device) for name, signal in teacher(batch).items()}
-    learner.eval()
+        taught = {name: signal.to(trainee.device) for name, signal in teacher(batch).items()}
+    trainee.eval()
     with torch.no_grad():
-        signals = learner.all_signals(batch.inputs.to(learner.device), taught, batch.ids, batch.views)
+        signals = trainee.all_signals(batch.inputs.to(trainee.device), taught, batch.ids, batch.views)
     shapes = [
         None if one is None else {name: tuple(signal.shape[1:]) for name, signal in one.items()}
         for one in (signals, taught)
     ]
-    check(objective, shapes[0] or {}, shapes[1], task.data.num_outputs, task.data.task)
-    ids = torch.from_numpy(task.data.train.ids)
-    return heads_for(objective.terms, signals, taught, ids=ids, seed=task.seed)
-
-
-def probe_batch(task: Task, size: int) -> Batch:
-    """Return the first training samples in the view of the first epoch."""
-    return next(
-        batches(
-            task.data.train,
-            batch_size=size,
-            seed=task.augment_seed,
-            shuffle=False,
-            views=task.views,
-            augment=task.augment,
-            num_classes=task.data.num_outputs,
-        )
-    )
+    check(objective, shapes[0] or {}, shapes[1], spec.data.num_outputs, spec.data.task)
+    ids = torch.from_numpy(spec.stream.samples.ids)
+    return heads_for(objective.terms, signals, taught, ids=ids, seed=spec.seed)
 
 
 def smoothed(objective: Objective, label_smoothing: float, task: str) -> Objective:
@@ -299,24 +256,3 @@ def _smoothed(term: Term, label_smoothing: float) -> Term:
     if term.loss is not losses.cross_entropy or term.options.get("label_smoothing"):
         return term
     return term.changed(options={**term.options, "label_smoothing": label_smoothing})
-
-
-def identity(student: nn.Module, task: Task) -> dict[str, Any]:
-    """Describe a training as JSON-like data: equal descriptions may go on from one another's checkpoints."""
-    settings = task.settings.model_dump(exclude={"checkpoint_every", "track", "workers"})
-    shapes = {name: tuple(p.shape) for name, p in student.state_dict().items() if isinstance(p, torch.Tensor)}
-    augment = task.augment and {name: getattr(task.augment, name) for name in Augment.model_fields}
-    return {
-        **{f"training.{name}": value for name, value in settings.items()},
-        **{f"objective.{term.name}": term.describe() for term in task.objective.terms},
-        "seed": task.seed,
-        "augment_seed": task.augment_seed,
-        "views": task.views,
-        "augment": augment,
-        "data": task.data.fingerprint,
-        "preprocess": [fingerprint.of_weights(task.preprocess), task.preprocess.size],
-        "student": fingerprint.of_json(shapes),
-        "teacher": task.teacher.fingerprint if task.teacher is not None and task.objective.needs_teacher else None,
-        **({} if task.steps is None else {"steps": task.steps}),
-        **({} if task.metric is None else {"metric": task.metric.name}),
-    }

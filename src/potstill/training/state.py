@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from potstill.core.errors import DivergedError
 from potstill.objective import first_bad
-from potstill.recipe.schema import Training
 from potstill.training import checkpoint
 from potstill.training.average import Follower
 from potstill.training.checkpoint import Checkpoint, Counters
+from potstill.training.machine import Machine
 from potstill.training.optimiser import optimiser_tensors, restore_optimiser
-from potstill.training.setup import Task
-from potstill.training.step import Machine
-from potstill.training.synchronise import Switch
+from potstill.training.spec import Spec
 from potstill.training.track import Tracker
 
 
@@ -31,7 +29,7 @@ class State:
 
     ``sums`` are this epoch's sums of the objective and its terms in this process, ``norms`` the sum of the gradient
     norms of its steps, ``average`` the moving average of the student's weights, ``conflict`` what was seen of the
-    terms' gradients in this epoch. ``began`` and ``first`` are when this process began the epoch and with which sample.
+    terms' gradients in this epoch.
     """
 
     counters: Counters
@@ -41,28 +39,18 @@ class State:
     conflict: Tensor | None = None
     best: Mapping[str, Tensor] = field(default_factory=dict)
     saved_step: int = 0
-    began: float = 0.0
-    first: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
     """What stays the same during one training."""
 
-    task: Task
+    spec: Spec
     machine: Machine
-    switch: Switch
     folder: Path
     identity: Mapping[str, Any]
-    weights: list[nn.Parameter]
     trackers: list[Tracker]
     started: float
-    per_epoch: int
-
-    @property
-    def total(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.task.steps or self.task.settings.epochs * self.per_epoch
 
     @property
     def history(self) -> Path:
@@ -89,8 +77,8 @@ def save(run: Run, state: State) -> None:
     teacher = machine.teacher
     if state.counters.stopped is None:
         tensors = {
-            **checkpoint.with_prefix("student", checkpoint.tensors_of(machine.learner.student)),
-            **checkpoint.with_prefix("heads", checkpoint.tensors_of(machine.learner.heads)),
+            **checkpoint.with_prefix("student", checkpoint.tensors_of(machine.trainee.student)),
+            **checkpoint.with_prefix("heads", checkpoint.tensors_of(machine.trainee.heads)),
             **checkpoint.with_prefix("optimiser", optimiser_tensors(machine.optimiser)),
             **checkpoint.with_prefix("average", {str(i): tensor for i, tensor in enumerate(state.average)}),
             **checkpoint.with_prefix("epoch", {"sums": totals, "norms": state.norms}),
@@ -100,11 +88,11 @@ def save(run: Run, state: State) -> None:
     checkpoint.save(run.checkpoints, Checkpoint(state.counters, tensors, state.best), run.identity)
 
 
-def start(machine: Machine, settings: Training) -> State:
+def start(machine: Machine) -> State:
     """Return the state before the first step."""
     wide = torch.float32 if machine.device.type == "mps" else torch.float64
     terms = len(machine.objective.terms)
-    weights = float_parameters(machine.learner.student) if settings.ema is not None else []
+    weights = float_parameters(machine.trainee.student) if machine.settings.ema is not None else []
     return State(
         counters=Counters(),
         sums=torch.zeros(1 + terms, dtype=wide, device=machine.device),
@@ -118,8 +106,8 @@ def resume(machine: Machine, state: State, found: Checkpoint) -> None:
     state.counters, state.best, state.saved_step = found.counters, found.best, found.counters.step
     if found.counters.stopped is not None:
         return
-    checkpoint.put_back(machine.learner.student, checkpoint.without_prefix("student", found.tensors))
-    checkpoint.put_back(machine.learner.heads, checkpoint.without_prefix("heads", found.tensors))
+    checkpoint.put_back(machine.trainee.student, checkpoint.without_prefix("student", found.tensors))
+    checkpoint.put_back(machine.trainee.heads, checkpoint.without_prefix("heads", found.tensors))
     restore_optimiser(machine.optimiser, checkpoint.without_prefix("optimiser", found.tensors))
     for index, tensor in enumerate(state.average):
         tensor.copy_(found.tensors[f"average/{index}"])
@@ -143,10 +131,9 @@ def total_sums(run: Run, state: State) -> Tensor:
 
 def refuse_deferred(run: Run, state: State, totals: Tensor) -> None:
     """Stop if an earlier step was not finite: the sums keep it, and the device skipped every update since."""
-    if bool(totals.isfinite().all()) and not (run.machine.deferred and float(run.machine.bad)):
+    if bool(totals.isfinite().all()) and not (run.machine.bad is not None and float(run.machine.bad)):
         return
-    names = [term.name for term in run.machine.objective.terms]
-    bad = first_bad(dict(zip(names, totals[1:], strict=True)))
+    bad = first_bad(dict(zip(run.machine.term_names, totals[1:], strict=True)))
     what = f"the term {bad!r} is not finite" if bad else "a gradient is not finite"
     raise diverged(run, state, f"between steps {state.saved_step + 1} and {state.counters.step}", what)
 

@@ -25,27 +25,29 @@ class Switch:
 
 
 @contextmanager
-def synchronised_batch_norm(model: nn.Module) -> Iterator[Switch]:
+def synchronised_batch_norm(model: nn.Module, processes: int) -> Iterator[Switch]:
     """Make every batch norm of ``model`` use the statistics of the batches of all processes together, in training.
 
-    Use it around training with more than one process; with one process there is nothing to share. Running statistics
-    stay equal on all processes. `nn.SyncBatchNorm` modules are left alone.
+    With one process there is nothing to share. Running statistics stay equal on all processes. `nn.SyncBatchNorm`
+    modules are left alone.
 
     Args:
         model: its `BatchNorm1d`, `BatchNorm2d` and `BatchNorm3d` modules are changed while the context is open.
+        processes: how many there are.
 
     Yields:
         A switch that turns sharing off and on again, on all processes alike.
 
     """
     switch = Switch()
-    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
-    for module in found:
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+    shared = norms if processes > 1 else []
+    for module in shared:
         module.forward = partial(_forward, module, module.forward, switch)  # type: ignore[method-assign]
     try:
         yield switch
     finally:
-        for module in found:
+        for module in shared:
             module.__dict__.pop("forward", None)
 
 

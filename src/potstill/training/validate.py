@@ -12,9 +12,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill.data.loader import batches
 from potstill.data.samples import Array, Samples, Task
-from potstill.training.learner import Learner
+from potstill.data.stream import Stream
+from potstill.training.trainee import Trainee
 
 SMALLEST_BATCH = 256
 
@@ -44,7 +44,7 @@ class Validation:
 
 
 def validate(
-    learner: Learner,
+    trainee: Trainee,
     samples: Samples,
     *,
     task: Task,
@@ -53,12 +53,12 @@ def validate(
     workers: int = 0,
     metric: Metric | None = None,
 ) -> Validation:
-    """Measure the learner's student, in eval mode and in the precision of training.
+    """Measure the trainee's student, in eval mode and in the precision of training.
 
     The processes share the samples; all get the same numbers.
 
     Args:
-        learner: left in the mode it came in.
+        trainee: left in the mode it came in.
         samples: the validation split.
         task: decides loss and metric.
         batch_size: of training; validation uses at least 256.
@@ -67,23 +67,23 @@ def validate(
         metric: in the place of accuracy or R2.
 
     """
-    training = learner.training
-    learner.eval()
+    training = trainee.training
+    trainee.eval()
     sums: Tensor | None = None
     kept: list[tuple[Array, Array]] = []
     part = (accelerator.process_index, accelerator.num_processes)
     size = max(batch_size, SMALLEST_BATCH)
     with torch.no_grad():
-        for batch in batches(samples, batch_size=size, shuffle=False, part=part, workers=workers):
+        for batch in Stream(samples).epoch(0, size, order=None, part=part, workers=workers):
             # A part is empty where there are fewer samples than processes.
             if len(batch) and batch.targets is not None:
-                outputs = learner.signals(batch.inputs.to(accelerator.device))["logits"]
+                outputs = trainee.signals(batch.inputs.to(accelerator.device))["logits"]
                 targets = batch.targets.to(accelerator.device)
                 one = _scores(outputs, targets) if task == "classification" else _squares(outputs, targets)
                 sums = one if sums is None else sums + one
                 if metric is not None:
                     kept.append((outputs.float().cpu().numpy(), targets.cpu().numpy()))
-    learner.train(training)
+    trainee.train(training)
     if accelerator.num_processes > 1:
         width = 2 if task == "classification" else _columns(samples)
         sums = torch.zeros(width, dtype=torch.float64, device=accelerator.device) if sums is None else sums

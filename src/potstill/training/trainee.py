@@ -19,7 +19,7 @@ from potstill.training.precision import autocast, channels_last
 Shape = tuple[int, ...]
 
 
-class Learner(nn.Module):
+class Trainee(nn.Module):
     """Preprocessing, student, taps and the heads of the terms, as one module.
 
     One module, so that a distributed wrapper sees every parameter and one forward pass serves every term.
@@ -87,7 +87,7 @@ class Learner(nn.Module):
 def made_shapes(
     objective: Objective, student: nn.Module, teacher: Mapping[str, Shape] | None, inputs: Shape
 ) -> dict[str, Shape]:
-    """Return the shapes, for one sample, of the signals that a learner makes and that no tap of the student gives.
+    """Return the shapes, for one sample, of the signals that a trainee makes and that no tap of the student gives.
 
     Args:
         objective: says which are read.
