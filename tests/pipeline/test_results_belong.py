@@ -17,9 +17,10 @@ from potstill.core.files import TEMPORARY, read_json
 from potstill.objective import Objective, Term
 from potstill.pipeline import Run, distill, evaluate, find_runs, label, plan, rewrite_report, run
 from potstill.pipeline.build import Given, build_job
-from potstill.pipeline.keys import keys
+from potstill.pipeline.making import Making
+from potstill.pipeline.orders import main_job
 from potstill.pipeline.probe import difference
-from potstill.pipeline.trainings import of_student
+from potstill.pipeline.stage import Trained
 from potstill.recipe.yaml import loads
 
 FILES = {
@@ -304,7 +305,9 @@ def test_numbers_that_nobody_measured_are_not_shown(user: Path) -> None:
 DIGITS = "data: {train: digits}\nteacher: {model: cnn, train: {epochs: 1}}\nstudent: {model: mlp}"
 
 
-def test_a_loss_that_reads_a_setting_from_elsewhere_counts_by_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_reads_a_setting_from_elsewhere_counts_by_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def scaled(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         return (student_logits - teacher_logits).square().mean(1) * float(os.environ["SCALE"])
 
@@ -313,7 +316,11 @@ def test_a_loss_that_reads_a_setting_from_elsewhere_counts_by_what_it_says(monke
         monkeypatch.setenv("SCALE", scale)
         given = Given(objective=Objective([Term(scaled)]))
         job = build_job(loads(DIGITS), base=Path(), given=given)
-        said.append(of_student(keys(job), 0, "distilled").probe(None))
+        stages = {stage.name: stage for stage in main_job(Making(job, tmp_path))}
+        student = stages["student distilled, seed 0"].result
+        assert isinstance(student, Trained)
+        assert student.probe is not None
+        said.append(student.probe(None))
     assert difference(said[0], said[1]) == ""
     assert "numbers of scaled differ" in difference(said[0], said[2])
 

@@ -34,7 +34,8 @@ from potstill.teachers import LiveTeacher
 from potstill.training import Result, Spec, train
 
 Way = Literal["helped", "by-labels"]
-WAYS: tuple[Way, ...] = ("helped", "by-labels")
+WAYS: dict[Way, str] = {"helped": "with the student", "by-labels": "labels only"}
+"""The trainings of a teacher that go on, and what each learns from."""
 FOLDER = "back"
 
 

@@ -88,8 +88,8 @@ class Job:
     """What turns the teacher's values into the units that students learn in; None where it answers in these."""
     order_is_written: bool = False
     """Whether the user wrote the order of the classes, so that nothing may doubt it."""
-    written: schema.Recipe | None = None
-    """The recipe as the run folder keeps it, where that is not ``recipe``."""
+    before: Job | None = None
+    """The job whose teacher reads the samples themselves, where the student learns on that teacher's features."""
 
     @property
     def has_teacher(self) -> bool:
@@ -99,10 +99,17 @@ class Job:
     @property
     def has_finished_teacher(self) -> bool:
         """Whether there is a separate teacher that comes with all of its weights, so that nothing of it is trained."""
-        section = (self.written or self.recipe).teacher
+        section = self.written.teacher
         return (
             self.has_teacher and section is not None and all(one.train is None for one in (section, *section.members))
         )
+
+    @property
+    def written(self) -> schema.Recipe:
+        """The recipe as the run folder keeps it: with the teacher that reads the samples themselves."""
+        if self.before is None:
+            return self.recipe
+        return self.recipe.model_copy(update={"teacher": self.before.recipe.teacher})
 
     @property
     def teacher(self) -> schema.Teacher:

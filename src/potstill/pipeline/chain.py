@@ -74,18 +74,16 @@ def as_student(job: Job, link: Link) -> Job:
     return replace(linked, student_outputs=frozenset(model_signals(linked.make_learner(job.recipe.seed))))
 
 
-def as_teacher(job: Job, link: Link, out: Path) -> Job:
-    """Return the job in which a trained link of the chain is the teacher."""
+def as_teacher(job: Job, link: Link, out: Path | None) -> Job:
+    """Return the job in which a link of the chain is the teacher, trained in a run folder, or as it begins without."""
     old = job.teacher
     teacher = schema.Teacher(model=link.section.model, taps=link.section.taps, live=old.live, precision=old.precision)
-    weights = out / link.folder / "weights.safetensors"
-
     learner = as_student(job, link)
 
     def trained() -> nn.Module:
         model = learner.make_learner(job.recipe.seed)
-        if weights.exists():  # not yet, while a run is only planned
-            load_weights(model, weights)
+        if out is not None:
+            load_weights(model, out / link.folder / "weights.safetensors")
         return deployed(model)
 
     return replace(
@@ -121,4 +119,4 @@ def check_chain(job: Job) -> None:
             check_models(learner)
         except PotstillError as error:
             raise type(error)(f"{link.name}: {error}") from error
-        before = as_teacher(job, link, Path())
+        before = as_teacher(job, link, None)

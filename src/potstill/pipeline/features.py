@@ -11,93 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
-from potstill.core.files import atomic_path, check_folder, write_json
+from potstill.core.files import atomic_path, write_json
 from potstill.core.progress import progress
 from potstill.data import Data
 from potstill.data.samples import Ints, Rows, Samples, make_samples
-from potstill.models import load_weights, tap
-from potstill.pipeline.build import Given, Job, build_job, example_batch
-from potstill.pipeline.folder import RunFolder, read_or_none
-from potstill.pipeline.keys import keys
-from potstill.pipeline.makers import located
-from potstill.pipeline.racing import chosen_rates
-from potstill.pipeline.stage_runner import look_at
-from potstill.pipeline.trainings import of_teacher, teachers_of
-from potstill.recipe import schema
-from potstill.store.remote import is_remote
-from potstill.teachers.from_features import FromFeatures
+from potstill.models import tap
+from potstill.pipeline.build import Job
+from potstill.pipeline.folder import read_or_none
 
 FOLDER = "features"
 _MARKER = "features.json"
 
 
-def job_for(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None = None) -> Job:
-    """Build the job of a recipe; where the student learns on features, with those as the data.
-
-    Features that are not computed yet (the teacher may still have to be trained) are made as they are asked for, from
-    the teacher as it is, which is enough to check that everything fits.
-
-    Raises:
-        PotstillError: anything in the recipe, the data or the models that cannot work.
-
-    """
-    check_folder(out)
-    store = recipe.store.path
-    if store is not None and not is_remote(store) and not (located(store, base) / "manifest.json").is_file():
-        check_folder(located(store, base))
-    if recipe.student.on_features is None:
-        return build_job(recipe, base=base, given=given)
-    given = given or Given()
-    whole = teacher_job(recipe, base=base, given=given)
-    model = trained_teacher(whole, out)
-    example = whole.teacher_preprocess(example_batch(whole).inputs)
-    behind = FromFeatures(model, recipe.student.on_features, example.shape[1:])
-    behind.verify(example)
-    key = _key(whole, recipe.student.on_features, model)
-    data = _on_disk(whole.data, out / FOLDER, key) or _as_asked_for(whole, model, recipe.student.on_features, key)
-    teacher = (recipe.teacher or schema.Teacher.model_construct()).model_copy(
-        update={"weights": None, "train": None, "preprocess": schema.Preprocess()}
-    )
-    job = build_job(
-        recipe.model_copy(update={"teacher": teacher}),
-        base=base,
-        given=replace(given, teacher=behind, loaded=data),
-    )
-    job = replace(job, teacher_scale=whole.teacher_scale)
-    return replace(job, written=job.recipe.model_copy(update={"teacher": whole.recipe.teacher}))
-
-
-def teacher_job(recipe: schema.Recipe, *, base: Path, given: Given) -> Job:
-    """Return the job in which the teacher reads the samples themselves; its student, like the teacher, is not used."""
-    teacher = recipe.teacher or schema.Teacher.model_construct()
-    like = schema.Student(model=teacher.model, args=teacher.args, preprocess=teacher.preprocess)
-    alone = {"student": like, "objective": "alone", "peers": [], "mutual": 0.0, "chain": [], "generations": 1}
-    student = given.teacher if isinstance(given.teacher, nn.Module) else None
-    return build_job(
-        recipe.model_copy(update=alone),
-        base=base,
-        given=Given(teacher=given.teacher, student=student, data=given.data),
-    )
-
-
-def trained_teacher(whole: Job, out: Path) -> nn.Module:
-    """Return the teacher with its weights, or as it is made where it is still to be trained."""
-    model = whole.make_teacher()
-    folder = out / "teacher"
-    key = keys(whole)
-    race = key.races.get("teacher")
-    if race is not None:
-        key.results[race.name] = chosen_rates(out, race)
-    for number in teachers_of(whole):
-        training = of_teacher(key, number)
-        if look_at(RunFolder(out), training.stage, training.inputs, training).usable:
-            load_weights(model, folder / "weights.safetensors")
-    return model.eval()
-
-
-def compute(whole: Job, out: Path, layer: str) -> None:
+def compute(whole: Job, out: Path, layer: str, model: nn.Module) -> None:
     """Write the features of every split into the run folder."""
-    model = trained_teacher(whole, out).to(whole.device)
+    model = model.eval().to(whole.device)
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     size = whole.recipe.evaluation.batch_size
@@ -113,14 +41,15 @@ def compute(whole: Job, out: Path, layer: str) -> None:
     write_json(folder / _MARKER, {"key": _key(whole, layer, model)})
 
 
-def is_computed(whole: Job, out: Path, layer: str) -> bool:
-    """Return whether the features in the run folder are those of the trained teacher."""
-    return _on_disk(whole.data, out / FOLDER, _key(whole, layer, trained_teacher(whole, out))) is not None
+def features_of(whole: Job, out: Path, layer: str, model: nn.Module) -> Data:
+    """Return the data with features as inputs; those that are not in the run folder are made as they are asked for."""
+    key = _key(whole, layer, model)
+    return _on_disk(whole.data, out / FOLDER, key) or _as_asked_for(whole, model.eval(), layer, key)
 
 
-def are_computed(job: Job) -> bool:
-    """Return whether a job's features lie in its run folder, so that its teacher is trained as well."""
-    return not isinstance(job.data.train.fetch, _Asked)
+def is_computed(whole: Job, out: Path, layer: str, model: nn.Module) -> bool:
+    """Return whether the features in the run folder are those of this teacher."""
+    return _on_disk(whole.data, out / FOLDER, _key(whole, layer, model)) is not None
 
 
 def _key(whole: Job, layer: str, model: nn.Module) -> str:

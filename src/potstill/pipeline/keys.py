@@ -21,8 +21,6 @@ from potstill.recipe.schema import Member, Model, Teacher
 
 Kind = Literal["alone", "distilled"]
 KINDS: tuple[Kind, ...] = ("alone", "distilled")
-ANSWERS = "answers of the teacher"
-"""The name under which a digest of what a teacher answers is kept, beside the results of stages."""
 _WHERE = (
     "answers_checked",
     "model",
@@ -44,6 +42,12 @@ _PROGRESS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 def seeds(job: Job) -> tuple[int, ...]:
     """Return the seeds of the students."""
     return tuple(job.recipe.seed + offset for offset in range(job.recipe.seeds))
+
+
+def teachers_of(job: Job) -> list[int]:
+    """Return the teachers that are trained here: 0 for the teacher, the number of a member among several."""
+    own = [0] if job.has_teacher and job.teacher.train is not None else []
+    return own + [number for number, member in enumerate(job.members, 1) if member.train is not None]
 
 
 def student_runs(job: Job) -> Iterator[tuple[int, Kind]]:
@@ -78,11 +82,13 @@ class Keys:
     Attributes:
         job: the job.
         results: a digest of each finished stage's result by its name; filled as stages finish.
+        answers: returns a digest of what the teacher answers; an empty text before it is trained.
 
     """
 
     job: Job
     results: dict[str, str] = field(default_factory=dict)
+    answers: Callable[[], str] = str
     _made: dict[Any, Inputs] = field(default_factory=dict)
 
     @cached_property
@@ -112,6 +118,10 @@ class Keys:
         signals = {"signals that are read": sorted(job.objective.teacher_signals), "teacher.taps": job.teacher.taps}
         settings = {**settings_of(job.recipe.store, "store", without=("path", "accept_loss")), **signals}
         return self._source(link) | self._data() | Inputs(settings)
+
+    def privacy(self) -> Inputs:
+        """Of what the votes of private teachers cost."""
+        return self._after("store") | Inputs({"teacher.votes": self.job.teacher.votes})
 
     def link(self, number: int) -> Inputs:
         """Of the i-th model of the chain, counted from 1."""
@@ -228,7 +238,7 @@ class Keys:
 
     def _asked(self) -> Inputs:
         """Return the teacher as one who is asked: its code counts by what it answers."""
-        answers = {"what the teacher answers": self.results.get(ANSWERS, "")}
+        answers = {"what the teacher answers": self.answers()}
         return replace(self._source(0) | Inputs(parts=answers), files={})
 
     def _student(self, job: Job, seed: int, kind: Kind, link: int) -> Inputs:

@@ -23,19 +23,20 @@ from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels
 from potstill.models.last_layer import last_linear, reading
 from potstill.models.load import output_tensor
 from potstill.models.together import deployed
-from potstill.pipeline import features, stages
+from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import keys
 from potstill.pipeline.listing import as_settings, differing_settings, recipe_settings
+from potstill.pipeline.making import Making, check_recorded, with_weights
+from potstill.pipeline.orders import label_job, teachers
+from potstill.pipeline.prepare import prepare
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
-from potstill.pipeline.stage_runner import StageRunner
+from potstill.pipeline.stage import StageRunner, survey
 from potstill.pipeline.store_loss import describe_codec, explained, read_back
 from potstill.pipeline.teacher_score import check_teacher, refuse, score_teacher
-from potstill.pipeline.teaching import check_recorded, finished_teacher, record, teacher_at_hand, with_weights
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
@@ -115,24 +116,12 @@ def label(
             "student.on_features: this recipe computes features, not answers. Run it with 'potstill run', or remove "
             "student.on_features to record the teacher's answers."
         )
-    job = features.job_for(recipe, out=out, base=base, given=given)
+    job = prepare(recipe, out=out, base=base, given=given)
     if not job.has_teacher:
         raise UsageError("This recipe has no teacher of its own, so there is nothing to record. Give it a teacher.")
     folder = RunFolder(out)
     if part is not None:
-        tell(warnings_of(job))
-        key = keys(job)
-        module = teacher_at_hand(job, folder, key)
-        if job.has_finished_teacher:
-            refuse(score_teacher(job, module, out))
-        with stages.live_teacher(job, module) as teacher:
-            store = stages.store_place(job, key, out)
-            check_recorded(job, teacher, store, key.store(), out)
-            # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
-            spare = part[1] <= (job.recipe.store.shards or 0)
-            finished = stages.record_teacher(job, teacher, store, part, spare=spare) is not None
-            teacher.verify_unchanged()
-        return Labelled(out, store, finished and (out / "label.html").is_file())
+        return _record_part(job, folder, part)
     accelerator = start(job.device.type)
     runner = StageRunner(folder, accelerator)
     if not accelerator.is_main_process:
@@ -153,11 +142,40 @@ def label(
         return Labelled(out, store, finished=True)
 
 
+def _record_part(job: Job, folder: RunFolder, part: tuple[int, int]) -> Labelled:
+    """Record one of several parts with a teacher that is finished.
+
+    Raises:
+        UsageError: it still has to be trained, or is damaged.
+
+    """
+    tell(warnings_of(job))
+    out = folder.path
+    made = Making(job, out)
+    for stage, (_, look) in survey(folder, teachers(made), made.results).items():
+        if not look.usable:
+            why = f" ({'; '.join(look.why)})" if look.why else ""
+            raise UsageError(
+                f"The {stage} is to be trained here first{why}, which several parts at once cannot do. Give "
+                "it weights, or record without --shard until the training is over, stop, and give the run folder to "
+                "every part."
+            )
+    if job.has_finished_teacher:
+        refuse(score_teacher(job, made.teacher(), out))
+    with made.verified():
+        store, teacher = made.store(0), made.live()
+        check_recorded(job, teacher, store, made.key.store(), out)
+        # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
+        spare = part[1] <= (job.recipe.store.shards or 0)
+        finished = stages.record_teacher(job, teacher, store, part, spare=spare) is not None
+    return Labelled(out, store, finished and (out / "label.html").is_file())
+
+
 def _same_run_finished(job: Job, folder: RunFolder) -> bool:
     """Return whether the folder holds a finished run of this very recipe, which a label leaves as it is."""
     if not folder.state.get("finished"):
         return False
-    now = job.written or job.recipe
+    now = job.written
     if folder.state.get("recipe_hash") == recipe_hash(now):
         return True
     before, after = recipe_settings(folder.path / "recipe.yaml"), as_settings(now)
@@ -169,20 +187,18 @@ def _same_run_finished(job: Job, folder: RunFolder) -> bool:
 
 def _record(job: Job, runner: StageRunner) -> stages.Place:
     """Train what is to be trained, record with all processes, let the main one write the page; return the store."""
-    key = keys(job, runner.results)
-    module = finished_teacher(job, runner, key)
-    if module is None:
-        raise AssertionError("a job with a teacher has a module")
     out = runner.folder.path
-    store = stages.store_place(job, key, out)
-    with stages.live_teacher(job, module) as teacher:
+    made = Making(job, out, runner.results)
+    first = teachers(made)
+    with made.verified():
+        runner.run(first)
+        store = made.store(0)
         # The time of a recording that was begun before says nothing about its rate.
         was_there = on_main(runner.accelerator, lambda: stages.was_begun(store))
         began = time.monotonic()
-        record(job, runner, key, teacher)
+        runner.run(label_job(made)[len(first) :])
         seconds = None if was_there else time.monotonic() - began
-        on_main(runner.accelerator, lambda: describe(job, teacher, open_store(store), out, seconds=seconds))
-        teacher.verify_unchanged()
+        on_main(runner.accelerator, lambda: describe(job, made.live(), open_store(store), out, seconds=seconds))
     return store
 
 

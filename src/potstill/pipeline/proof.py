@@ -41,9 +41,9 @@ EXAMPLES = 32
 OTHER = "other: "
 CALIBRATION = "calibration.json"
 RESULTS = {
-    "predictions": ["predictions.npz", CALIBRATION],
-    "export": ["export/*.json", "export/*.safetensors", "export/*.onnx"],
-    "evaluation": ["evaluation.json", "disagreements.npz"],
+    "predictions": ("predictions.npz", CALIBRATION),
+    "export": ("export/*.json", "export/*.safetensors", "export/*.onnx"),
+    "evaluation": ("evaluation.json", "disagreements.npz"),
 }
 """The files that each of these stages leaves in the run folder, as patterns."""
 

@@ -22,8 +22,6 @@ from potstill.data import Data, num_batches, only_classes
 from potstill.pipeline.build import Job
 from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
-from potstill.pipeline.stage_runner import StageRunner
-from potstill.pipeline.stage_runner import Training as Stage
 from potstill.recipe.schema import AnyModel, Recipe, Training
 from potstill.training import Result, history, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
@@ -147,24 +145,11 @@ def teacher_races(job: Job) -> dict[str, Race | None]:
     }
 
 
-def settle(
-    settings: Training, race: Race | None, tries: Stage | None, runner: StageRunner, attempt: Attempt
-) -> Training:
-    """Return the settings of a training with nothing left open: the recipe's, or what its race has chosen.
-
-    Args:
-        settings: of the recipe, returned where there is no race.
-        race: of this training; run once, as a stage of its own.
-        tries: the race's stage.
-        runner: of the stages.
-        attempt: trains the model with a candidate.
-
-    """
-    if race is None or tries is None:
+def settled(race: Race | None, settings: Training, out: Path) -> Training:
+    """Return a training's settings with nothing left open: the recipe's, or what its race in a run folder chose."""
+    if race is None:
         return settings
-    runner.together(tries, partial(run_race, race, attempt=attempt, accelerator=runner.accelerator))
-    runner.results[race.name] = chosen_rates(runner.folder.path, race)
-    chosen: int = read_json(runner.folder.path / race.folder / FILE)["chosen"]
+    chosen: int = read_json(out / race.folder / FILE)["chosen"]
     return race.settings[chosen]
 
 
@@ -206,7 +191,7 @@ def tried_rates(out: Path) -> list[dict[str, Any]]:
 
 def clear_others(out: Path, names: Iterable[str]) -> None:
     """Remove the races that an earlier recipe had in the same run folder, all but those of the stages named."""
-    kept = {name.removeprefix("rates, ").replace(" ", "-") for name in names}
+    kept = {name.removeprefix("rates, ").replace(" ", "-") for name in names if name.startswith("rates, ")}
     for folder in (out / "rates").glob("*"):
         if folder.name not in kept:
             shutil.rmtree(folder)

@@ -11,10 +11,10 @@ from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_text
 from potstill.evaluation import EvaluationResult, Size
 from potstill.pipeline import exporting, proof
-from potstill.pipeline.features import job_for
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.inputs import settings_of
 from potstill.pipeline.keys import stage_name, student_runs
+from potstill.pipeline.prepare import prepare
 from potstill.pipeline.running import Run, write_documents
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump, read
@@ -74,7 +74,7 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
     folder, recipe = _opened(run_folder, "evaluation.json")
     if formats is not None:
         recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": list(formats)})})
-    job = job_for(recipe, out=folder.path, base=Path(folder.state["base"]))
+    job = prepare(recipe, out=folder.path, base=Path(folder.state["base"]))
     with folder.locked():
         _refuse_damage(folder, *(stage_name(*one) for one in student_runs(job)), "predictions")
         exporting.export_student(job, folder.path)

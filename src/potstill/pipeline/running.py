@@ -1,10 +1,8 @@
-"""The stages in order; nothing else knows the order."""
+"""The main job: prepare, look at what is there, run the stages, write the documents."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,17 @@ from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
 from potstill.models.beside_weights import copied
-from potstill.pipeline import back, exporting, features, proof, stages
+from potstill.pipeline import back, exporting
 from potstill.pipeline.build import Given, Job
-from potstill.pipeline.chain import as_student, as_teacher, check_chain, links
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
-from potstill.pipeline.keys import KINDS, Keys, keys, student_runs
+from potstill.pipeline.making import Making, answers_of
+from potstill.pipeline.orders import features_job, main_job, order, teachers
+from potstill.pipeline.prepare import prepare
 from potstill.pipeline.processes import on_main, start
-from potstill.pipeline.racing import clear_others, settle, training_settings, tried_rates
-from potstill.pipeline.stage_runner import StageRunner
-from potstill.pipeline.survey import announce, survey
+from potstill.pipeline.racing import clear_others, tried_rates
+from potstill.pipeline.stage import StageRunner, announce, survey
 from potstill.pipeline.teacher_score import check_teacher
-from potstill.pipeline.teaching import finished_teacher, recorded, train_teachers, with_weights
-from potstill.pipeline.trainings import of_helped_teacher, of_link, of_race, of_student
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
@@ -129,28 +125,26 @@ def run(
 
     """
     out, base = Path(out).absolute(), Path(base).absolute()
-    job = features.job_for(recipe, out=out, base=base, given=given)
-    check_chain(job)
+    job = prepare(recipe, out=out, base=base, given=given)
     if job.recipe.back_to_teacher is not None and job.teacher_scale is not None:
         back.learn_standard_units(job, copied(job.make_teacher()))  # what cannot be done shows now
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
-        key = keys(_with_features(job, recipe, folder, accelerator, given))
-        _stages(key, StageRunner(folder, accelerator, key.results))
+        _run_stages(_on_features(job, recipe, folder, accelerator, given), StageRunner(folder, accelerator))
         return Run(out)
     with folder.locked():
         begin_telling(out)
         tell(warnings_of(job), folder=out)
-        job = _with_features(job, recipe, folder, accelerator, given)
+        job = _on_features(job, recipe, folder, accelerator, given)
+        made = Making(job, out)
         if job.has_finished_teacher:
-            check_teacher(job, with_weights(job, out), out)
-        key = keys(job)
-        seen = survey(folder, key)
+            check_teacher(job, made.teacher(), out)
+        seen = survey(folder, main_job(made), made.results)
         announce(folder, seen)
         begin(job, folder, command)
         tell(try_student(job, folder), folder=out)
-        _stages(key, StageRunner(folder, accelerator, key.results, seen))
+        _run_stages(job, StageRunner(folder, accelerator, made.results, seen))
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
         tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
@@ -160,7 +154,7 @@ def run(
 
 def begin(job: Job, folder: RunFolder, command: str) -> None:
     """Write what a run is: the resolved recipe, the data's findings, versions and machine."""
-    recipe = job.written or job.recipe
+    recipe = job.written
     text = dump(recipe)
     write_text(folder.path / "recipe.yaml", text)
     write_json(folder.path / "data.json", describe_data(job.data))
@@ -179,96 +173,28 @@ def begin(job: Job, folder: RunFolder, command: str) -> None:
     )
 
 
-def _with_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, given: Given | None) -> Job:
+def _on_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, given: Given | None) -> Job:
     """Return the job, where its student learns on features: with these, once its teacher is trained."""
-    layer = recipe.student.on_features
-    if layer is None:
+    if job.before is None:
         return job
-    runner = StageRunner(folder, accelerator)
-    whole = features.teacher_job(recipe, base=job.base, given=given or Given())
-    key = keys(whole, runner.results)
-    train_teachers(whole, runner, key)
-
-    def is_computed() -> bool:
-        return features.is_computed(whole, folder.path, layer)
-
-    runner.checked(
-        "features",
-        key.features(layer),
-        lambda _: None if is_computed() else features.compute(whole, folder.path, layer),
-        is_there=is_computed,
-    )
-    return features.job_for(recipe, out=folder.path, base=job.base, given=given)
+    made = Making(job.before, folder.path)
+    StageRunner(folder, accelerator, made.results).run(features_job(made, str(job.recipe.student.on_features)))
+    return prepare(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _stages(key: Keys, runner: StageRunner) -> None:
-    """Run every stage that is not finished yet; the runner and the keys know the same results."""
-    job, folder, accelerator = key.job, runner.folder, runner.accelerator
-    together, alone = runner.together, runner.alone
-    raced = [race.name for race in key.races.values() if race is not None]
-    raced += ["rates, teacher"] if job.written is not None else []  # features have a race before these
-    on_main(accelerator, lambda: clear_others(folder.path, raced))
-    module = finished_teacher(job, runner, key)
-    if module is not None and not job.has_finished_teacher:
-        on_main(accelerator, lambda: check_teacher(job, module, folder.path))
-    with ExitStack() as stack:
-        teacher = None if module is None else stack.enter_context(stages.live_teacher(job, module))
-        source = recorded(job, runner, key, teacher, link=0)
-        for number, link in enumerate(links(job), 1):
-            linked = as_student(job, link)
-            fit = partial(
-                stages.train_student,
-                linked,
-                accelerator=accelerator,
-                seed=job.recipe.seed,
-                kind="distilled",
-                teacher=source,
-            )
-            settled = settle(training_settings(linked), key.races[link.name], of_race(key, link.name), runner, fit)
-            together(of_link(key, number), partial(fit, settings=settled, label=link.name))
-            taught = as_teacher(job, link, folder.path)
-            next_teacher = stack.enter_context(stages.live_teacher(taught, taught.make_teacher()))
-            source = recorded(taught, runner, key, next_teacher, link=number)
-        student = partial(stages.train_student, job, accelerator=accelerator, teacher=source)
-        arms = {
-            kind: settle(
-                training_settings(job, kind),
-                key.races[kind],
-                of_race(key, kind),
-                runner,
-                partial(student, seed=job.recipe.seed, kind=kind),
-            )
-            for kind in KINDS
-        }
-        for seed, kind in student_runs(job):
-            together(
-                of_student(key, seed, kind),
-                partial(student, seed=seed, kind=kind, settings=arms[kind]),
-            )
-        out = folder.path
-        measured = teacher if job.comparable else None
-        alone(
-            "predictions",
-            key.predictions(),
-            lambda: proof.predict_test(job, measured, out),
-            results=proof.RESULTS["predictions"],
-        )
-        alone("export", key.export(), lambda: exporting.export_student(job, out), results=proof.RESULTS["export"])
-        alone(
-            "evaluation",
-            key.evaluation(),
-            lambda: proof.evaluate_models(job, measured, out),
-            results=proof.RESULTS["evaluation"],
-        )
-        if module is not None and job.recipe.back_to_teacher is not None:
-            for way in back.WAYS if back.settings_of(job).epochs is not None else ():
-                together(
-                    of_helped_teacher(key, way, back.FOLDER),
-                    partial(back.fine_tune, job, module, out, accelerator=accelerator, way=way),
-                )
-            alone("back", key.back(), lambda: back.measure(job, module, out), results=[f"{back.FOLDER}/*"])
-        if teacher is not None:
-            teacher.verify_unchanged()
+def _run_stages(job: Job, runner: StageRunner) -> None:
+    """Run every stage that is not finished yet; the keys of the stages read the runner's results."""
+    made, out = Making(job, runner.folder.path, runner.results), runner.folder.path
+    stages = main_job(made)
+    on_main(runner.accelerator, lambda: clear_others(out, [stage.name for stage in order(made)]))
+    first = teachers(made)
+    with made.verified():
+        runner.run(first)
+        if job.has_teacher:
+            on_main(runner.accelerator, lambda: answers_of(job, made.teacher(), out, keep=True))
+            if not job.has_finished_teacher:
+                on_main(runner.accelerator, lambda: check_teacher(job, made.teacher(), out))
+        runner.run(stages[len(first) :])
 
 
 def write_documents(folder: Path) -> None:

@@ -28,7 +28,7 @@ from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
 from potstill.pipeline.class_orders import numbered, order_doubt
 from potstill.pipeline.folder import read_or_none
-from potstill.pipeline.teaching import answers_of
+from potstill.pipeline.making import answers_of
 from potstill.pipeline.warnings import tell
 from potstill.teachers import LiveTeacher, MergedTeacher
 from potstill.teachers.answers import Array, no_logits

@@ -1,8 +1,11 @@
-"""From a job to something that teaches: its teacher with weights, live or recorded."""
+"""What the stages of a run work with: its models, each made once, from what finished stages left."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 
 from potstill.core import fingerprint
-from potstill.core.errors import TeacherError, UsageError
+from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
 from potstill.core.progress import say
 from potstill.models import load_weights
@@ -18,16 +21,13 @@ from potstill.pipeline import probe as probes
 from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import is_foreign
 from potstill.pipeline.build import Job
-from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.inputs import Inputs, files_changed
-from potstill.pipeline.keys import ANSWERS, Keys, store_name
+from potstill.pipeline.keys import Keys, teachers_of
 from potstill.pipeline.makers import vote_rule
-from potstill.pipeline.processes import on_main
-from potstill.pipeline.racing import Attempt, chosen_rates, settle, teacher_stage
-from potstill.pipeline.stage_runner import StageRunner, look_at
-from potstill.pipeline.trainings import of_race, of_teacher, teachers_of
+from potstill.pipeline.racing import teacher_stage
 from potstill.recipe import schema
-from potstill.store import Store, open_store
+from potstill.store import Store
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher
 from potstill.teachers.merged import member_model
 from potstill.teachers.privacy import privacy_report
@@ -35,52 +35,84 @@ from potstill.teachers.privacy import privacy_report
 _ANSWERS = "answers.safetensors"
 
 
-def finished_teacher(job: Job, runner: StageRunner, key: Keys) -> nn.Module | None:
-    """Return the job's teacher with its weights, training what is to be trained first; None without a teacher."""
-    if not job.has_teacher:
-        return None
-    train_teachers(job, runner, key)
-    module = with_weights(job, runner.folder.path)
-    runner.results[ANSWERS] = on_main(
-        runner.accelerator, lambda: answers_of(job, module, runner.folder.path, keep=True)
-    )
-    return module
+@dataclass(frozen=True)
+class Making:
+    """What the stages of one run work with. Models are made when a stage first asks for them, and then kept.
 
+    A stage may ask for what stages before it have made: the teacher with its weights, a trained model of the chain,
+    the recorded answers. Of several models that teach, 0 is the teacher and i the i-th model of the chain.
 
-def train_teachers(job: Job, runner: StageRunner, key: Keys) -> None:
-    """Train the teacher, or the members of several, where the recipe says so: rates first, then weights."""
-    for number in teachers_of(job):
-        section = job.members[number - 1] if number else job.teacher
-        fit: Attempt = partial(stages.train_teacher, job, accelerator=runner.accelerator)
-        if number:
-            fit = partial(stages.train_member, job, number - 1, accelerator=runner.accelerator)
-        arm = teacher_stage(number)
-        settled = settle(section.train or schema.Training(), key.races[arm], of_race(key, arm), runner, fit)
-        runner.together(of_teacher(key, number), partial(fit, settings=settled))
-
-
-def teacher_at_hand(job: Job, folder: RunFolder, key: Keys) -> nn.Module:
-    """Return the job's teacher with its weights, which must be there: nothing is trained.
-
-    Raises:
-        UsageError: it still has to be trained, or is damaged.
+    Attributes:
+        job: what is made.
+        out: the run folder.
+        results: what is known of each finished stage; filled as stages finish.
 
     """
-    for number in teachers_of(job):
-        race = key.races[teacher_stage(number)]
-        if race is not None:
-            key.results[race.name] = chosen_rates(folder.path, race)
-        training = of_teacher(key, number)
-        look = look_at(folder, training.stage, training.inputs, training)
-        if not look.usable:
-            why = f" ({'; '.join(look.why)})" if look.why else ""
-            raise UsageError(
-                f"The {training.stage} is to be trained here first{why}, which several parts at once cannot do. Give "
-                "it weights, or record without --shard until the training is over, stop, and give the run folder to "
-                "every part."
-            )
-        key.results[training.stage] = folder.result(training.stage) or ""
-    return with_weights(job, folder.path)
+
+    job: Job
+    out: Path
+    results: dict[str, str] = field(default_factory=dict)
+    _teachers: dict[int, nn.Module] = field(default_factory=dict)
+    _live: dict[int, LiveTeacher] = field(default_factory=dict)
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def key(self) -> Keys:
+        """What each stage's result depends on."""
+        return Keys(self.job, self.results, lambda: self.answers)
+
+    @property
+    def has_taught(self) -> bool:
+        """Whether there is a teacher, and all of it that is trained here is finished."""
+        return self.job.has_teacher and all(teacher_stage(number) in self.results for number in teachers_of(self.job))
+
+    @property
+    def answers(self) -> str:
+        """A digest of what the teacher answers; an empty text before it is trained."""
+        return answers_of(self.job, self.teacher(), self.out, keep=False) if self.has_taught else ""
+
+    def taught_by(self, link: int) -> Job:
+        """Return the job in which a model of the chain teaches."""
+        return as_teacher(self.job, links(self.job)[link - 1], self.out) if link else self.job
+
+    def teacher(self, link: int = 0) -> nn.Module:
+        """Return a teacher with its weights; as it begins while these are still to be trained."""
+        if link == 0 and not self.has_taught:
+            return self.job.make_teacher()
+        if link not in self._teachers:
+            self._teachers[link] = with_weights(self.taught_by(link), self.out)
+        return self._teachers[link]
+
+    def live(self, link: int = 0) -> LiveTeacher:
+        """Return a finished teacher that can be asked, until the run ends."""
+        if link not in self._live:
+            live = stages.live_teacher(self.taught_by(link), self.teacher(link))
+            self._live[link] = self._open.enter_context(live)
+        return self._live[link]
+
+    def measured(self) -> LiveTeacher | None:
+        """Return the teacher where its answers can be compared with the data."""
+        return self.live() if self.job.has_teacher and self.job.comparable else None
+
+    def source(self, link: int) -> Teacher | None:
+        """Return what the next model learns from: a live teacher, or its recorded answers; None where nothing does."""
+        if not self.job.has_teacher or not self.job.objective.needs_teacher:
+            return None
+        if self.job.teacher.live:
+            return self.live(link)
+        return stages.stored_teacher(self.taught_by(link), self.live(link), self.store(link))
+
+    def store(self, link: int) -> stages.Place:
+        """Return where a teacher's answers lie."""
+        return stages.store_place(self.job, self.key, self.out, link)
+
+    @contextmanager
+    def verified(self) -> Iterator[None]:
+        """Let go of the teachers in the end, and see that the teacher is what it was."""
+        with self._open:
+            yield
+            if 0 in self._live:
+                self._live[0].verify_unchanged()
 
 
 def answers_of(job: Job, module: nn.Module, out: Path, *, keep: bool) -> str:
@@ -110,40 +142,7 @@ def _answers(job: Job, module: nn.Module) -> probes.Probe:
     return probes.answers(module, job.teacher_preprocess(probes.inputs_for(job.data.train)))
 
 
-def recorded(job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher | None, *, link: int) -> Teacher | None:
-    """Return what the next model learns from: a live teacher, or its recorded answers; None where nothing reads it."""
-    if teacher is None or not job.objective.needs_teacher:
-        return None
-    if job.teacher.live:
-        return teacher
-    record(job, runner, key, teacher, link=link)
-    return stages.stored_teacher(job, teacher, stages.store_place(job, key, runner.folder.path, link))
-
-
-def record(job: Job, runner: StageRunner, key: Keys, teacher: LiveTeacher, *, link: int = 0) -> None:
-    """Record a teacher with all processes; a recording that is there already is checked, and repaired if need be."""
-    store, inputs = stages.store_place(job, key, runner.folder.path, link), key.store(link)
-    on_main(runner.accelerator, lambda: check_recorded(job, teacher, store, inputs, runner.folder.path))
-    known = (runner.folder.finished(store_name(key.job, link)) or {}).get("inputs") == inputs.to_json()
-    unknown = not known and stages.is_recorded(store)
-
-    def work(part: tuple[int, int]) -> None:
-        stages.record_teacher(job, teacher, store, part, spare=True)
-        if unknown and part[0] == 0:  # a store of somebody else's run
-            stages.check_store(job, teacher, open_store(store))
-
-    runner.checked(
-        store_name(key.job, link),
-        inputs,
-        work,
-        is_there=lambda: stages.is_recorded(store),
-        shared=True,
-    )
-    if job.teacher.votes is not None:
-        on_main(runner.accelerator, lambda: _write_privacy(job, runner.folder.path, open_store(store)))
-
-
-def _write_privacy(job: Job, out: Path, store: Store) -> None:
+def write_privacy(job: Job, out: Path, store: Store) -> None:
     """Write ``privacy.json``: what the votes that were recorded cost."""
     votes = job.teacher.votes
     if votes is None:

@@ -1,0 +1,287 @@
+"""The orders: what a run, or a labelling, does, as one list of stages; nothing else knows the order.
+
+`run` and `label` run such a list and `plan` describes it. A new stage is a function here that returns it, and a method
+of `Keys` that says what it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from potstill.models import Preprocessor, load_weights
+from potstill.models.beside_weights import copied
+from potstill.models.together import deployed
+from potstill.pipeline import back, exporting, features, proof, stages
+from potstill.pipeline import probe as probes
+from potstill.pipeline.build import Job
+from potstill.pipeline.chain import as_student, links
+from potstill.pipeline.inputs import Inputs
+from potstill.pipeline.keys import KINDS, Kind, stage_folder, stage_name, store_name, student_runs, teachers_of
+from potstill.pipeline.makers import preprocessor
+from potstill.pipeline.making import Making, check_recorded, write_privacy
+from potstill.pipeline.probe import Probe
+from potstill.pipeline.racing import Attempt, chosen_rates, run_race, settled, teacher_stage, training_settings
+from potstill.pipeline.stage import Files, Held, Stage, Trained
+from potstill.pipeline.timing import Timing
+from potstill.recipe.schema import Training
+from potstill.store import open_store
+from potstill.training import Result
+
+
+def main_job(made: Making) -> list[Stage]:
+    """Return the stages of a run: teachers, what they say, a chain, students, their proof, and what goes back."""
+    job, found = made.job, teachers(made)
+    records = job.has_teacher and job.objective.needs_teacher and not job.teacher.live
+    found += _recording(made) if records else []
+    for number in range(1, len(links(job)) + 1):
+        found += [*_link(made, number), *([_store(made, number)] if records else [])]
+    found += [*_students(made), *_proof(made)]
+    return found + (list(_back(made)) if job.has_teacher and job.recipe.back_to_teacher is not None else [])
+
+
+def order(made: Making) -> list[Stage]:
+    """Return all stages of a run: `main_job`, after the stages that make the features that its student learns on."""
+    job, layer = made.job, made.job.recipe.student.on_features
+    before = [] if job.before is None else features_job(Making(job.before, made.out, made.results), str(layer))
+    return [*before, *main_job(made)]
+
+
+def label_job(made: Making) -> list[Stage]:
+    """Return the stages of a recording: teachers, and what they say."""
+    return [*teachers(made), *_recording(made)]
+
+
+def features_job(made: Making, layer: str) -> list[Stage]:
+    """Return the stages before those of a run whose student learns on one of the teacher's layers."""
+    job = made.job
+
+    def computed() -> bool:
+        return features.is_computed(job, made.out, layer, made.teacher())
+
+    def work(*_: object) -> None:
+        if not computed():
+            features.compute(job, made.out, layer, made.teacher())
+
+    key, does = partial(made.key.features, layer), f"what the teacher's layer {layer} says of every sample"
+    return [*teachers(made), Stage("features", key, Held(computed), work, does)]
+
+
+def teachers(made: Making) -> list[Stage]:
+    """Return the stages that train the teacher, or members of several: rates first, then weights."""
+    job, found = made.job, []
+    for number in teachers_of(job):
+        section = job.members[number - 1] if number else job.teacher
+        settings = section.train or Training()
+        arm = _Arm(
+            made,
+            teacher_stage(number),
+            settings,
+            partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job),
+            partial(job.make_member, number - 1) if number else job.make_teacher,
+            preprocessor(section.preprocess) if number else job.teacher_preprocess,
+        )
+        what = f"train {section.model if number else 'the teacher'} for {settings.epochs} epochs"
+        result = Trained(f"teacher/{number}" if number else "teacher", arm.probe(), keeps=True)
+        found += [*arm.rates(), arm.stage(arm.name, partial(made.key.teacher, number), result, what)]
+    return found
+
+
+def _recording(made: Making) -> list[Stage]:
+    """Return the stages that record the teacher, and say what its votes cost."""
+
+    def work() -> None:
+        write_privacy(made.job, made.out, open_store(made.store(0)))
+
+    privacy = Stage("privacy", made.key.privacy, Files(("privacy.json",)), work, "what the votes cost")
+    return [_store(made), *([] if made.job.teacher.votes is None else [privacy])]
+
+
+def _store(made: Making, link: int = 0) -> Stage:
+    """Return the stage that records what the teacher, or the i-th model of the chain, says; kept and repaired."""
+    key = partial(made.key.store, link)
+
+    def check() -> None:
+        check_recorded(made.taught_by(link), made.live(link), made.store(link), key(), made.out)
+
+    def work(part: tuple[int, int], own: bool) -> None:
+        job, teacher, place = made.taught_by(link), made.live(link), made.store(link)
+        theirs = not own and stages.is_recorded(place)
+        stages.record_teacher(job, teacher, place, part, spare=True)
+        if part[0] == 0 and theirs:  # a store of somebody else's run
+            stages.check_store(job, teacher, open_store(place))
+
+    views = len(made.job.data.train) * (made.job.recipe.store.views or 1)
+    signals = ", ".join(sorted(made.job.objective.teacher_signals))
+    signals = signals.replace("logits", "values") if made.job.data.task == "regression" else signals
+    return Stage(
+        store_name(made.job, link),
+        key,
+        Held(lambda: stages.is_recorded(made.store(link)), check, shared=True),
+        work,
+        f"record {signals} of {views:,} views",
+        lambda timing: timing.asking(made, views, link),
+    )
+
+
+def _link(made: Making, number: int) -> Iterator[Stage]:
+    """Yield the stages that train the i-th model of the chain, counted from 1, with the model before it."""
+    link = links(made.job)[number - 1]
+    job, seed = as_student(made.job, link), made.job.recipe.seed
+    fit = _fit(made, job, seed, "distilled", number - 1)
+    arm = _Arm(made, link.name, training_settings(job), fit, partial(job.make_learner, seed), job.student_preprocess)
+    yield from arm.rates()
+    what = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
+    result = Trained(link.folder, arm.probe(taught=True))
+    yield arm.stage(link.name, partial(made.key.link, number), result, what)
+
+
+def _students(made: Making) -> Iterator[Stage]:
+    """Yield the stages that train the students, alone and distilled: rates first, then every seed."""
+    job = made.job
+
+    def arm(seed: int, kind: Kind) -> _Arm:
+        taught = kind == "distilled"
+        make = partial(job.make_learner, seed) if taught else lambda: deployed(job.make_student(seed))
+        settings, fit = training_settings(job, kind), _fit(made, job, seed, kind)
+        return _Arm(made, kind, settings, fit, make, job.student_preprocess, live=taught and job.teacher.live)
+
+    for kind in KINDS:
+        yield from arm(job.recipe.seed, kind).rates()
+    for seed, kind in student_runs(job):
+        student, taught = arm(seed, kind), kind == "distilled"
+        does = f"train for {student.settings.epochs} epochs, {'with the teacher' if taught else 'labels only'}"
+        result = Trained(stage_folder(seed, kind), student.probe(taught=taught))
+        yield student.stage(stage_name(seed, kind), partial(made.key.student, seed, kind), result, does)
+
+
+def _proof(made: Making) -> list[Stage]:
+    """Return the stages after the training: the test split is read once, files are written, numbers are judged."""
+    job, out, key = made.job, made.out, made.key
+    count = len(job.data.test)
+    formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
+    return [
+        Stage(
+            "predictions",
+            key.predictions,
+            Files(proof.RESULTS["predictions"]),
+            lambda: proof.predict_test(job, made.measured(), out),
+            f"read the {count:,} test samples, once",
+            lambda timing: timing.asking(made, count),
+        ),
+        Stage(
+            "export",
+            key.export,
+            Files(proof.RESULTS["export"]),
+            lambda: exporting.export_student(job, out),
+            f"write and check {formats}",
+        ),
+        Stage(
+            "evaluation",
+            key.evaluation,
+            Files(proof.RESULTS["evaluation"]),
+            lambda: proof.evaluate_models(job, made.measured(), out),
+            "intervals, latency, verdict",
+        ),
+    ]
+
+
+def _back(made: Making) -> Iterator[Stage]:
+    """Yield the stages that give something back to the teacher: trainings that go on, and labels that both doubt."""
+    job, out, epochs = made.job, made.out, back.settings_of(made.job).epochs
+    probe = _probe_of(job, lambda: copied(job.make_teacher()), job.teacher_preprocess)
+
+    def fine_tune(way: back.Way, folder: Path, *, accelerator: Accelerator) -> Result:
+        return back.fine_tune(job, made.teacher(), out, folder, accelerator, way)
+
+    for way, learns in back.WAYS.items() if epochs is not None else ():
+        name, result = f"teacher {way.replace('-', ' ')}", Trained(f"{back.FOLDER}/{way}", probe)
+        does = f"train the teacher for {epochs} more epochs, {learns}"
+        yield Stage(name, made.key.back, result, partial(fine_tune, way), does)
+    does = "list doubtful labels" + ("" if epochs is None else ", compare the teachers")
+    yield Stage(
+        "back", made.key.back, Files((f"{back.FOLDER}/*",)), lambda: back.measure(job, made.teacher(), out), does
+    )
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """A model that is trained: how its rates are chosen, how it is trained, what it computes and how long it takes."""
+
+    made: Making
+    name: str
+    settings: Training
+    fit: Attempt
+    make: Callable[[], nn.Module]
+    preprocess: Preprocessor
+    live: bool = False
+    """Whether it asks a live teacher in every step."""
+
+    def rates(self) -> Iterator[Stage]:
+        """Yield the stage that chooses what the recipe leaves open of the training, where it does."""
+        race, made = self.made.key.races[self.name], self.made
+        if race is not None:
+            share = race.count * race.steps / race.total if race.count > 1 else 0.0
+            result = Trained(
+                race.folder, keeps=self.name.startswith("teacher"), says=partial(chosen_rates, made.out, race)
+            )
+
+            def work(folder: Path, *, accelerator: Accelerator) -> None:
+                run_race(race, folder, partial(self.fit, accelerator=accelerator), accelerator)
+
+            key = partial(made.key.rates, self.name)
+            yield Stage(race.name, key, result, work, race.what, lambda timing: self.seconds(timing) * share)
+
+    def stage(self, name: str, key: Callable[[], Inputs], result: Trained, does: str) -> Stage:
+        """Return the stage that trains the model, with the rates that were chosen."""
+
+        def work(folder: Path, *, accelerator: Accelerator) -> Result:
+            settings = settled(self.made.key.races[self.name], self.settings, self.made.out)
+            label = name.removeprefix("student ")
+            return self.fit(folder, accelerator=accelerator, settings=settings, label=label)
+
+        return Stage(name, key, result, work, does, self.seconds)
+
+    def probe(self, *, taught: bool = False) -> Callable[[Path | None], Probe]:
+        """Return what asks the model with some weights; one that is taught also depends on what the losses say."""
+        return _probe_of(self.made.job, self.make, self.preprocess, taught=taught)
+
+    def seconds(self, timing: Timing) -> float:
+        """Return how long the training takes."""
+        job, name = self.made.job, "student" if self.name in KINDS else self.name
+        seconds = timing.training(job, name, lambda: deployed(self.make()), (self.preprocess, self.settings))
+        if self.live:
+            seconds += timing.asking(self.made, len(job.data.train) * self.settings.epochs) or 0.0
+        minutes = self.settings.minutes
+        return seconds if minutes is None else min(seconds, 60 * minutes)
+
+
+def _fit(made: Making, job: Job, seed: int, kind: Kind, link: int | None = None) -> Attempt:
+    """Return what trains a student, taught by the i-th model of the chain; None for the last one."""
+    number = len(links(made.job)) if link is None else link
+
+    def fit(folder: Path, **how: Any) -> Result:
+        teacher = made.source(number) if kind == "distilled" else None
+        return stages.train_student(job, folder, seed=seed, kind=kind, teacher=teacher, **how)
+
+    return fit
+
+
+def _probe_of(
+    job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor, *, taught: bool = False
+) -> Callable[[Path | None], Probe]:
+    said = {f"numbers of {name}": values.float().cpu().numpy() for name, values in job.losses_say.items() if taught}
+
+    def probe(weights: Path | None) -> Probe:
+        model = make()
+        if weights is not None:
+            load_weights(model, weights)
+        return {**probes.probe(model, preprocess(probes.inputs_for(job.data.train))), **said}
+
+    return probe

@@ -1,0 +1,74 @@
+"""From a recipe to what its stages work on: data, task, models and objective, checked; nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from potstill.core.files import check_folder
+from potstill.pipeline.build import Given, Job, build_job, example_batch
+from potstill.pipeline.chain import check_chain
+from potstill.pipeline.features import features_of
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.makers import located
+from potstill.pipeline.making import Making
+from potstill.pipeline.orders import teachers
+from potstill.pipeline.stage import survey
+from potstill.recipe import schema
+from potstill.store.remote import is_remote
+from potstill.teachers.from_features import FromFeatures
+
+
+def prepare(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None = None) -> Job:
+    """Load and check everything that a recipe names; where its student learns on features, with those as the data.
+
+    Features that are not computed yet (the teacher may still have to be trained) are made as they are asked for, from
+    the teacher as it is, which is enough to check that everything fits.
+
+    Raises:
+        PotstillError: anything in the recipe, the data or the models that cannot work.
+
+    """
+    given = given or Given()
+    check_folder(out)
+    store = recipe.store.path
+    if store is not None and not is_remote(store) and not (located(store, base) / "manifest.json").is_file():
+        check_folder(located(store, base))
+    layer = recipe.student.on_features
+    job = build_job(recipe, base=base, given=given) if layer is None else _on_features(recipe, layer, out, base, given)
+    check_chain(job)
+    return job
+
+
+def _on_features(recipe: schema.Recipe, layer: str, out: Path, base: Path, given: Given) -> Job:
+    before = _teacher_only(recipe, base=base, given=given)
+    made = Making(before, out)
+    survey(RunFolder(out), teachers(made), made.results)
+    model = made.teacher().eval()
+    example = before.teacher_preprocess(example_batch(before).inputs)
+    behind = FromFeatures(model, layer, example.shape[1:])
+    behind.verify(example)
+    teacher = (recipe.teacher or schema.Teacher.model_construct()).model_copy(
+        update={"weights": None, "train": None, "preprocess": schema.Preprocess()}
+    )
+    job = build_job(
+        recipe.model_copy(update={"teacher": teacher}),
+        base=base,
+        given=replace(given, teacher=behind, loaded=features_of(before, out, layer, model)),
+    )
+    return replace(job, teacher_scale=before.teacher_scale, before=before)
+
+
+def _teacher_only(recipe: schema.Recipe, *, base: Path, given: Given) -> Job:
+    """Return the job in which the teacher reads the samples themselves; its student, like the teacher, is not used."""
+    teacher = recipe.teacher or schema.Teacher.model_construct()
+    like = schema.Student(model=teacher.model, args=teacher.args, preprocess=teacher.preprocess)
+    alone = {"student": like, "objective": "alone", "peers": [], "mutual": 0.0, "chain": [], "generations": 1}
+    student = given.teacher if isinstance(given.teacher, nn.Module) else None
+    return build_job(
+        recipe.model_copy(update=alone),
+        base=base,
+        given=Given(teacher=given.teacher, student=student, data=given.data),
+    )

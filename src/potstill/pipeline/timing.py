@@ -1,0 +1,67 @@
+"""How long the stages of a run may take, found out by a few steps and questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from potstill.models import Preprocessor
+from potstill.objective import preset
+from potstill.pipeline import stages
+from potstill.pipeline.build import Job
+from potstill.pipeline.chain import as_teacher, links
+from potstill.pipeline.making import Making
+from potstill.recipe.schema import Training
+from potstill.training import Spec, estimate, without_teacher
+
+PROBE = 512
+"""Samples that a teacher without weights is timed on."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Says how long things take; each is measured once.
+
+    Attributes:
+        asking_once: seconds of one sample, by who is asked: the teacher (0) or the i-th model of the chain.
+
+    """
+
+    asking_once: dict[int, float | None] = field(default_factory=dict)
+    _trainings: dict[str, float] = field(default_factory=dict)
+
+    def training(self, job: Job, arm: str, make: Callable[[], nn.Module], by: tuple[Preprocessor, Training]) -> float:
+        """Return the seconds of a training by labels alone, ``by`` a preprocessing and settings."""
+        preprocess, settings = by
+        if arm not in self._trainings:
+            data = job.data.to_learn()
+            spec = Spec(
+                data=data,
+                stream=job.stream(data),
+                objective=preset("alone", data.task),
+                settings=without_teacher(settings),
+                preprocess=preprocess,
+                seed=job.recipe.seed,
+            )
+            self._trainings[arm] = spec.total_steps * estimate(make(), spec, device=job.device)
+        return self._trainings[arm]
+
+    def asking(self, made: Making, samples: int, link: int = 0) -> float | None:
+        """Return the seconds of questions to the teacher (0) or a model of the chain; None where asking costs."""
+        if link not in self.asking_once:
+            job = as_teacher(made.job, links(made.job)[link - 1], None) if link else made.job
+            self.asking_once[link] = _seconds_of(job) if job.has_teacher else 0.0
+        once = self.asking_once[link]
+        return None if once is None else samples * once
+
+
+def _seconds_of(job: Job) -> float:
+    """Return the seconds that a teacher which is still to be trained needs for one sample."""
+    samples = job.data.train.take(slice(0, PROBE))
+    began = time.perf_counter()
+    with stages.live_teacher(job, job.make_teacher()) as live:
+        stages.answers_to(job, live, samples, "timing the teacher")
+    return (time.perf_counter() - began) / len(samples)
