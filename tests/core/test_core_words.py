@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from potstill.core import files, fingerprint, progress
-from potstill.core.errors import PotstillError, did_you_mean
+from potstill.core.errors import PotstillError, UsageError, did_you_mean
 from potstill.core.optional import check_installed, require
 from potstill.core.random import key, permutation, seed_of, uniform
 from potstill.core.signals import Batch
@@ -134,4 +134,23 @@ def test_parts_of_a_batch() -> None:
     assert len(part) == 2
     assert part.targets is not None
     assert part.targets.tolist() == [2, 1]
-    torch.testing.assert_close(part.to("cpu").inputs, batch.inputs[1:3])
+    torch.testing.assert_close(part.to("cpu").tensor, batch.tensor[1:3])
+    assert part.where is None
+    assert part.labelled is None
+
+
+def test_parts_of_a_batch_with_named_inputs_and_masks() -> None:
+    columns = {"ids": torch.arange(12).reshape(4, 3), "age": torch.arange(4.0)}
+    known = torch.tensor([True, False, True, True])
+    batch = Batch(torch.arange(4), torch.zeros(4, dtype=torch.int64), columns, torch.arange(4), known, ~known)
+    part = batch.narrow(1, 3).to("cpu")
+    assert isinstance(part.inputs, dict)
+    assert {name: column.tolist() for name, column in part.inputs.items()} == {
+        "ids": [[3, 4, 5], [6, 7, 8]],
+        "age": [1.0, 2.0],
+    }
+    assert part.where is not None
+    assert part.labelled is not None
+    assert (part.where.tolist(), part.labelled.tolist()) == ([False, True], [True, False])
+    with pytest.raises(UsageError, match="has the inputs ids, age, and this model reads a single tensor"):
+        _ = part.tensor

@@ -361,8 +361,6 @@ def test_bernoulli_kl_equals_scipy():
 
 
 def test_bernoulli_kl_refuses_other_shapes():
-    with pytest.raises(UsageError, match=r"\(batch, outputs\) or \(batch,\)"):
-        losses.bernoulli_kl(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
     with pytest.raises(UsageError, match="shape"):
         losses.bernoulli_kl(torch.zeros(4), torch.zeros(4, 4))
     with pytest.raises(UsageError, match="temperature"):
@@ -453,7 +451,7 @@ def test_standardised_logits_of_equal_half_and_extreme_numbers():
     assert gradient(standardize_logits(big)[:, 0], big).isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (3, 1), (3,), (3, 4, 5)])
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1), (3,), (3, 4, 2)])
 def test_standardising_refuses_two_classes(shape):
     with pytest.raises(UsageError, match=r"classes\)|classes\. Standardised"):
         standardize_logits(torch.zeros(shape))

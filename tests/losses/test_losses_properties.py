@@ -17,6 +17,11 @@ taught = pytest.mark.parametrize("row", [row for row in ROWS if row.reads_teache
 softmaxes = pytest.mark.parametrize(
     "row", [row for row in ROWS if row.min_classes >= 2 and row.parameters[0] == "student_logits"], ids=str
 )
+answers = pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if row.parameters[0] in ("student_logits", "student_values") and not row.over_batch],
+    ids=str,
+)
 separate = pytest.mark.parametrize("row", [row for row in ROWS if not row.over_batch], ids=str)
 related = pytest.mark.parametrize("row", [row for row in ROWS if row.over_batch], ids=str)
 DIVERGENCES = [losses.forward_kl, losses.reverse_kl, losses.jsd]
@@ -36,6 +41,7 @@ def test_the_selections_are_not_empty():
     assert sum(row.zero_when_equal for row in ROWS) >= 15
     assert sum(row.reads_teacher for row in ROWS) >= 12
     assert sum(row.min_classes == 2 for row in ROWS) >= 10
+    assert len(answers.args[1]) >= 30
 
 
 @paired
@@ -129,6 +135,28 @@ def test_a_mask_is_the_same_as_dropping_rows(row, rubbish):
     masked_gradient = gradient(values, student)
     torch.testing.assert_close(masked_gradient[where], gradient(dropped, clean[0])[where], rtol=1e-6, atol=1e-7)
     assert torch.equal(masked_gradient[~where], torch.zeros_like(masked_gradient[~where]))
+
+
+@answers
+def test_leading_dimensions_are_positions_like_samples(row):
+    flat = row.tensors(6, 4)
+    where = torch.tensor([[True, False, True], [True, True, False]])
+    folded = [tensor.detach().reshape(2, 3, *tensor.shape[1:]) for tensor in flat]
+    student = folded[0].requires_grad_()
+    for options, flat_options in (({}, {}), ({"where": where}, {"where": where.flatten()})):
+        values, expected = row(*folded, **options), row(*flat, **flat_options)
+        torch.testing.assert_close(values, expected.reshape(2, 3), rtol=1e-6, atol=1e-7)
+        got = gradient(values, student).reshape(6, 4)
+        torch.testing.assert_close(got, gradient(expected, flat[0]), rtol=1e-6, atol=1e-7)
+    with pytest.raises(UsageError, match=r"boolean tensor of shape \(2, 3\)"):
+        row(*folded, where=where[:, 0])
+
+
+@related
+def test_relations_between_samples_read_no_positions_of_their_parts(row):
+    if row.parameters[0] == "student_logits":
+        with pytest.raises(UsageError, match=r"shape \(batch, classes\)"):
+            row(*(tensor.reshape(2, 3, *tensor.shape[1:]) for tensor in row.tensors(6, 4)))
 
 
 @rows
@@ -257,11 +285,12 @@ def test_shapes_that_differ_are_refused(row):
 
 
 @softmaxes
-def test_logits_must_have_two_dimensions(row):
+def test_logits_have_classes_in_their_last_dimension(row):
     student, *rest = row.tensors(3, 4)
-    for wrong in (student[0], student[:, :, None]):
-        with pytest.raises(UsageError, match=r"\(batch, classes\)"):
-            row(wrong, *rest)
+    with pytest.raises(UsageError, match=r"\(batch, (\.\.\., )?classes\)"):
+        row(student[0], *rest)
+    with pytest.raises(UsageError, match="shape"):
+        row(student[None], *rest)
     with pytest.raises(UsageError, match="floating point"):
         row(student.detach().long(), *rest)
 
@@ -408,8 +437,6 @@ def test_one_output_with_and_without_a_column_is_the_same(loss):
         assert torch.equal(loss(left, right), expected)
     with pytest.raises(UsageError, match="outputs"):
         loss(random_logits(5, 2), wanted)
-    with pytest.raises(UsageError, match="outputs"):
-        loss(random_logits(5, 2, 2), random_logits(5, 2, 2))
 
 
 @pytest.mark.parametrize(("bent", "squared"), [(losses.huber, losses.mse), (losses.teacher_huber, losses.teacher_mse)])

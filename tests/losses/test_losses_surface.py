@@ -76,7 +76,7 @@ def test_docstring_follows_the_template(name):
     assert "\n    " in text[: places[0]], "the formula stands indented before Args"
     for parameter in signature(name).parameters:
         assert re.search(rf"^    {parameter}: ", text[places[0] : places[1]], re.MULTILINE)
-    assert "(b,)" in text[places[1] : places[2]]
+    assert re.search(r"\(b,\)|\(\.\.\.\)", text[places[1] : places[2]])
     paper = text[places[5] : places[6]]
     assert re.search(r"\b(1[789]|20)\d\d\b", paper)
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|no arXiv", paper)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from potstill import losses
 from potstill.core import random
 from potstill.core.errors import UsageError
+from potstill.core.signals import Batch
 from potstill.objective import Objective, Probe, Term, apply_heads, check, heads_for
 from potstill.objective.heads import HEADS, counter, factor, fusion, generation, overhaul, variational
 
@@ -76,7 +77,7 @@ def test_a_term_builds_its_head_and_learns_with_it(loss, builder, student, teach
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         objective = Objective([term])
         prepared = apply_heads(heads, [term], ours, taught, IDS)
-        batch = type("Batch", (), {"targets": None})
+        batch = Batch(IDS, IDS, IDS)
         value = objective(ours, taught, batch, arguments=prepared).total
     assert value.dtype == torch.float32
     value.backward()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.signals import Batch
-from potstill.losses import cross_entropy
+from potstill.losses import cross_entropy, forward_kl
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
 from potstill.training import Spec
@@ -68,6 +68,42 @@ def test_micro_batches_leave_weights_losses_and_gradient_norms_as_they_are(toys:
     assert len(numbers) == 10
     torch.testing.assert_close(split_weights, weights, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(split_numbers, numbers, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+@pytest.mark.parametrize("optimizer", ["sgd", "dot"])
+def test_each_term_is_divided_by_what_counts_for_it_in_the_global_batch(
+    toys: ModuleType, accumulate: int, optimizer: str
+) -> None:
+    """The reference drops what does not count; labels stand in three of twelve samples, all in the first half."""
+    labelled, where = torch.zeros(12, dtype=torch.bool), torch.ones(12, dtype=torch.bool)
+    labelled[[0, 3, 4]], where[[5, 11]] = True, False
+    batch = batch_of(toys)
+    inputs = torch.where(where[:, None, None, None], batch.tensor, 5.0)
+    masked = Batch(batch.ids, batch.views, inputs, batch.targets.where(labelled, -1), where, labelled)
+    student, other = toys.net(norm="group"), toys.net(norm="group")
+    objective = Objective([Term(cross_entropy, 0.3), Term(forward_kl, 0.7, temperature=2.0)])
+    task = task_of(toys, objective, optimizer=optimizer, accumulate=accumulate, weight_decay=0.0)
+    with machine_for(student, task, make_accelerator("cpu")) as machine:
+        report = optimizer == "sgd"
+        taken = take_step(machine, masked, Moment(count=12, progress=0.5, rate=0.1, report=report))
+        kept = [parameter.grad.clone() for parameter in student.parameters()]
+    answers, taught = other(batch.tensor), toys.FormulaTeacher()(batch)["logits"]
+    hard = 0.3 * cross_entropy(answers[labelled], batch.targets[labelled]).mean()
+    soft = 0.7 * forward_kl(answers[where], taught[where], temperature=2.0).mean()
+    np.testing.assert_allclose(
+        taken.sums.tolist(), [12 * (hard + soft).item(), 12 * hard.item(), 12 * soft.item()], 1e-5
+    )
+    parts = [torch.autograd.grad(part, list(other.parameters()), retain_graph=True) for part in (hard, soft)]
+    gradients = [one + two for one, two in zip(*parts, strict=True)]
+    for ours, theirs, got, gradient in zip(student.parameters(), other.parameters(), kept, gradients, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+        if report:  # the first step of momentum
+            torch.testing.assert_close(ours, theirs - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+    if report:
+        assert taken.conflict is not None
+        norms = [float(torch.nn.utils.get_total_norm(part)) for part in parts]
+        assert taken.conflict[:2].tolist() == pytest.approx(norms, rel=1e-4)
 
 
 def test_micro_batches_are_contiguous_and_never_a_single_sample(toys: ModuleType) -> None:

@@ -164,7 +164,7 @@ def _prepared(hidden: Tensor, head: Head, options: Options, *, limit: int) -> St
     at_least_zero(options.hard_weight, "hard_weight")
     if options.workspace_bytes < 1:
         raise UsageError(f"workspace_bytes={options.workspace_bytes!r} must be at least 1; it is a number of bytes.")
-    check_mask(options.where, hidden)
+    check_mask(options.where, hidden.shape[:1])
     count, ids = _vocabulary(options.shared_vocabulary, limit, hidden.device)
     if ids is not None:
         head = _picked(head, ids)

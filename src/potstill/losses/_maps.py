@@ -42,7 +42,7 @@ def map_pair(
     what, _, advice = same.partition(":")
     if what and (student.shape[1] != teacher.shape[1] or (what == "shape" and student.shape != teacher.shape)):
         raise UsageError(f"{shapes}: the {what} must be equal.{advice}")
-    check_mask(where, student)
+    check_mask(where, student.shape[:1])
     lifted = lift(student, "student_maps")
     return blank(lifted, where), blank(lift(constant(teacher), "teacher_maps").to(lifted.dtype), where)
 

@@ -37,7 +37,7 @@ def related(
             f"student_{word} has shape {tuple(student.shape)} and teacher_{word} {tuple(teacher.shape)}: expected "
             "at least 2 dimensions, the batch first, with as many samples on both sides."
         )
-    check_mask(where, student)
+    check_mask(where, student.shape[:1])
     rows = lift(student, f"student_{word}")
     others = lift(constant(teacher), f"teacher_{word}").to(rows.dtype)
     if where is not None:

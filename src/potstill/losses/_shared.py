@@ -6,7 +6,7 @@ Shape legend: b samples, c classes, k outputs, ``...`` any further dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -29,39 +29,48 @@ def constant(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
-def check_mask(where: Tensor | None, student: Tensor) -> None:
-    """Refuse a mask that is not boolean of shape (b,)."""
+def check_mask(where: Tensor | None, positions: Sequence[int]) -> None:
+    """Refuse a mask that is not boolean of the shape of the positions, (b,) where each sample is one."""
     if where is None:
         return
-    if where.dtype != torch.bool or where.shape != student.shape[:1]:
+    if where.dtype != torch.bool or where.shape != tuple(positions):
         raise UsageError(
-            f"where must be a boolean tensor of shape ({len(student)},), True for samples to keep, not "
+            f"where must be a boolean tensor of shape {tuple(positions)}, True for samples to keep, not "
             f"{where.dtype} of shape {tuple(where.shape)}."
         )
 
 
 def blank(tensor: Tensor, where: Tensor | None) -> Tensor:
-    """Put 0 into rows that are masked out, so that whatever they hold reaches neither values nor gradients."""
+    """Put 0 into positions that are masked out, so that whatever they hold reaches neither values nor gradients."""
     if where is None:
         return tensor
-    return tensor.masked_fill(~where.reshape(-1, *[1] * (tensor.dim() - 1)), 0)
+    return tensor.masked_fill(~where.reshape(*where.shape, *[1] * (tensor.dim() - where.dim())), 0)
 
 
 def keep(values: Tensor, where: Tensor | None) -> Tensor:
-    """Put 0 into the values (b,) of samples that are masked out; the graph stays valid."""
+    """Put 0 into the values (...) of positions that are masked out; the graph stays valid."""
     return values if where is None else values.masked_fill(~where, 0.0)
 
 
 def pair(
-    student: Tensor, teacher: Tensor, where: Tensor | None, *, names: tuple[str, str], min_dims: int
+    student: Tensor,
+    teacher: Tensor,
+    where: Tensor | None,
+    *,
+    names: tuple[str, str],
+    min_dims: int,
+    positions: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Return a student's and a teacher's tensor of equal shape, lifted, masked, the teacher as a constant."""
+    """Return a student's and a teacher's tensor of equal shape, lifted, masked, the teacher as a constant.
+
+    The first ``positions`` dimensions are those of the mask.
+    """
     if student.dim() < min_dims or student.shape != teacher.shape:
         raise UsageError(
             f"{names[0]} has shape {tuple(student.shape)} and {names[1]} {tuple(teacher.shape)}: they must be equal, "
             f"with at least {min_dims} dimensions, the batch first."
         )
-    check_mask(where, student)
+    check_mask(where, student.shape[:positions])
     lifted = lift(student, names[0])
     return blank(lifted, where), blank(lift(constant(teacher), names[1]).to(lifted.dtype), where)
 
@@ -69,17 +78,16 @@ def pair(
 def logit_pair(
     student_logits: Tensor, teacher_logits: Tensor, where: Tensor | None, *, min_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Return both sides' logits (b, c), checked, lifted and masked, the teacher's as a constant.
+    """Return both sides' logits (..., c), checked, lifted and masked, the teacher's as a constant.
 
     A logit may be −inf: that class has no probability. A row in which every class is, or a teacher's +inf, is refused.
     """
     check_logits(student_logits, "student_logits", min_classes)
-    student, teacher = pair(
-        student_logits, teacher_logits, where, names=("student_logits", "teacher_logits"), min_dims=2
-    )
+    names, positions = ("student_logits", "teacher_logits"), student_logits.dim() - 1
+    student, teacher = pair(student_logits, teacher_logits, where, names=names, min_dims=2, positions=positions)
     for side, name in ((student.detach(), "student_logits"), (teacher, "teacher_logits")):
         refuse_if(
-            side.amax(dim=1) == -torch.inf,
+            side.amax(dim=-1) == -torch.inf,
             f"{name} has a row in which every class is -inf, so that no class is possible. Leave such rows out with "
             "where=.",
         )
@@ -98,12 +106,12 @@ def finite_logits(logits: Tensor, name: str, *, instead: str) -> Tensor:
 
 
 def check_logits(logits: Tensor, name: str, min_classes: int) -> None:
-    """Refuse logits that are not (b, c), or with so few classes that the loss is constant."""
-    if logits.dim() != 2:
-        raise UsageError(f"{name} must have shape (batch, classes), not {tuple(logits.shape)}.")
-    if logits.shape[1] < min_classes:
+    """Refuse logits that are not (..., c), or with so few classes that the loss is constant."""
+    if logits.dim() < 2:
+        raise UsageError(f"{name} must have shape (batch, ..., classes), not {tuple(logits.shape)}.")
+    if logits.shape[-1] < min_classes:
         raise UsageError(
-            f"{name} has {logits.shape[1]} class: its softmax is always 1 and nothing can be learned. For a binary "
+            f"{name} has {logits.shape[-1]} class: its softmax is always 1 and nothing can be learned. For a binary "
             "task give the model two outputs; to match single logits use logit_mse; for numbers use mse or teacher_mse."
         )
 

@@ -157,7 +157,7 @@ def _attention_pair(
     if queries == keys:
         pairs = pairs_of(part_mask(where, samples, queries))
     else:  # a mask of tokens has a meaning in self-attention only
-        check_mask(where, student)
+        check_mask(where, student.shape[:1])
         pairs = where[:, None, None].expand(samples, queries, keys)
     lifted, taught = (side.masked_fill(~pairs[:, None], 0) for side in (lifted, taught))
     return lifted, taught, pairs

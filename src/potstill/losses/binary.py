@@ -1,6 +1,6 @@
 """Losses on outputs that are each a yes or a no of their own: several labels per sample, or a single logit.
 
-Shape legend: b samples, c outputs. (b,) is the same as (b, 1).
+Shape legend: ... positions, (b,) where each of b samples is one; c outputs. (b,) is the same as (b, 1).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill.core.errors import UsageError
 from potstill.losses._distributions import kl
 from potstill.losses._shared import keep, pair, positive
 
@@ -27,18 +26,18 @@ def bernoulli_kl(
         T² · (1 / c) · Σ_c [ p_c · log(p_c / q_c) + (1 − p_c) · log((1 − p_c) / (1 − q_c)) ]
 
     Args:
-        student_logits: (b, c) or (b,) finite scores before the sigmoid, any floating type; c may be 1.
-        teacher_logits: (b, c) or (b,) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) or (b,) finite scores before the sigmoid, any floating type; c may be 1.
+        teacher_logits: (..., c) or (b,) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats for one output, at least 0, and 0 where both sides are equal. float32, or float64 for float64
+        (...) nats for one output, at least 0, and 0 where both sides are equal. float32, or float64 for float64
         logits. A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ or are neither (b, c) nor (b,), a temperature that is not a finite number above 0,
-            or a mask that is not boolean (b,).
+        UsageError: shapes differ or are neither (..., c) nor (b,), a temperature that is not a finite number above 0,
+            or a mask that is not boolean (...).
 
     Relations: one logit z here is `forward_kl` with the two logits (0, z). As T → ∞ it becomes one eighth of
     `logit_mse`. *Not* invariant to adding a constant to all logits of a sample: the sigmoid reads their sizes.
@@ -61,13 +60,12 @@ def bernoulli_kl(
     """
     positive(temperature, "temperature")
     columns = [logits[:, None] if logits.dim() == 1 else logits for logits in (student_logits, teacher_logits)]
-    if columns[0].dim() != 2:
-        raise UsageError(f"student_logits must have shape (batch, outputs) or (batch,), not {tuple(columns[0].shape)}.")
-    student, teacher = pair(columns[0], columns[1], where, names=("student_logits", "teacher_logits"), min_dims=2)
+    names, positions = ("student_logits", "teacher_logits"), columns[0].dim() - 1
+    student, teacher = pair(columns[0], columns[1], where, names=names, min_dims=2, positions=positions)
     log_q, log_p = (_yes_and_no(side / temperature) for side in (student, teacher))
-    return keep(temperature**2 * kl(log_p, log_q).mean(dim=1), where)
+    return keep(temperature**2 * kl(log_p, log_q).mean(dim=-1), where)
 
 
 def _yes_and_no(logits: Tensor) -> Tensor:
-    """Return (b, 2, c): the logarithms of the probabilities of yes and of no."""
-    return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)
+    """Return (..., c, 2): the logarithms of the probabilities of yes and of no."""
+    return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=-1)

@@ -1,6 +1,6 @@
 """Losses between the student's class distribution and the labels.
 
-Shape legend: b samples, c classes.
+Shape legend: ... positions, (b,) where each of b samples is one; c classes.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def cross_entropy(
         −Σ_c w_c · ((1 − s) · y_c + s / c) · log q_c
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        targets: (b,) integer classes 0 to c − 1, or (b, c) floating point probabilities (mixed samples).
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        targets: (...) integer classes 0 to c − 1, or (..., c) floating point probabilities (mixed samples).
         label_smoothing: 0 to below 1, the share of the target spread evenly over all classes.
         class_weights: (c,) numbers of at least 0, for classes of unequal size or cost; not all 0.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0. float32, or float64 for float64 logits. A batch of 1 and 2 classes are ordinary cases.
+        (...) nats, at least 0. float32, or float64 for float64 logits. A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
-        UsageError: logits not (b, c), fewer than 2 classes (use two outputs, or `mse` for numbers), targets that are
-            neither classes (b,) nor probabilities (b, c), a class out of range (also −100: use ``where``),
+        UsageError: logits not (..., c), fewer than 2 classes (use two outputs, or `mse` for numbers), targets that are
+            neither classes (...) nor probabilities (..., c), a class out of range (also −100: use ``where``),
             probabilities that do not add up to 1, smoothing outside its range, or class weights that are not (c,)
             finite numbers of at least 0. Values of targets and weights are looked at on the CPU only; elsewhere an
             impossible class stops the device.
@@ -81,23 +81,23 @@ def cross_entropy(
     if not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be at least 0 and below 1.")
     check_logits(student_logits, "student_logits", 2)
-    check_mask(where, student_logits)
-    log_probs = F.log_softmax(blank(lift(student_logits, "student_logits"), where), dim=1)
-    num_classes = log_probs.shape[1]
+    check_mask(where, student_logits.shape[:-1])
+    log_probs = F.log_softmax(blank(lift(student_logits, "student_logits"), where), dim=-1)
+    num_classes = log_probs.shape[-1]
     if class_weights is not None:
         # a class's weight multiplies its logarithm wherever the target puts probability on it
         log_probs = _times(_weights(class_weights, log_probs), log_probs)
     if targets.is_floating_point() and targets.shape == log_probs.shape:
-        hard = -_times(_probabilities(targets, where).to(log_probs.dtype), log_probs).sum(dim=1)
-    elif hold_classes(targets) and targets.shape == log_probs.shape[:1]:
+        hard = -_times(_probabilities(targets, where).to(log_probs.dtype), log_probs).sum(dim=-1)
+    elif hold_classes(targets) and targets.shape == log_probs.shape[:-1]:
         hard = -own(log_probs, as_classes(targets, where, num_classes))
     else:
         raise UsageError(
-            f"targets must be integer classes of shape ({len(log_probs)},) or floating point probabilities of shape "
-            f"{tuple(log_probs.shape)}, not {targets.dtype} of shape {tuple(targets.shape)}."
+            f"targets must be integer classes of shape {tuple(log_probs.shape[:-1])} or floating point "
+            f"probabilities of shape {tuple(log_probs.shape)}, not {targets.dtype} of shape {tuple(targets.shape)}."
         )
     if label_smoothing:
-        hard = (1.0 - label_smoothing) * hard - label_smoothing * log_probs.mean(dim=1)
+        hard = (1.0 - label_smoothing) * hard - label_smoothing * log_probs.mean(dim=-1)
     return keep(hard, where)
 
 
@@ -121,20 +121,20 @@ def teacher_free(
         T² · Σ_c p_c · (log p_c − log q_c)
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type.
-        targets: (b,) integer classes 0 to c − 1.
+        student_logits: (..., c) finite scores before the softmax, any floating type.
+        targets: (...) integer classes 0 to c − 1.
         correct_probability: above 0 and below 1, the virtual teacher's probability of the true class before softening.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0, and 0 where the student answers as the virtual teacher. float32, or float64 for float64
+        (...) nats, at least 0, and 0 where the student answers as the virtual teacher. float32, or float64 for float64
         logits. A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
-        UsageError: logits not (b, c); fewer than 2 classes (use two outputs, or `mse` for numbers); targets that are
-            not classes (b,), or out of range (looked at on the CPU only); a probability outside its range; a
-            temperature that is not a finite number above 0; or a mask that is not boolean (b,).
+        UsageError: logits not (..., c); fewer than 2 classes (use two outputs, or `mse` for numbers); targets that are
+            not classes (...), or out of range (looked at on the CPU only); a probability outside its range; a
+            temperature that is not a finite number above 0; or a mask that is not boolean (...).
 
     Relations: `forward_kl` with log u as the teacher's logits. At T = 1 its gradient is that of `cross_entropy` with
     ``label_smoothing`` (1 − a) · c / (c − 1). As T grows it pulls the margin of the true class to that of the virtual
@@ -162,12 +162,12 @@ def teacher_free(
     if not 0.0 < correct_probability < 1.0:
         raise UsageError(f"correct_probability={correct_probability!r} must be above 0 and below 1.")
     check_logits(student_logits, "student_logits", 2)
-    check_mask(where, student_logits)
+    check_mask(where, student_logits.shape[:-1])
     student = blank(lift(student_logits, "student_logits"), where)
     classes = only_classes(targets, where, student, instead="forward_kl")
-    margin = math.log(correct_probability) - math.log1p(-correct_probability) + math.log(student.shape[1] - 1)
-    virtual = margin * F.one_hot(classes, student.shape[1]).to(student.dtype)
-    log_p, log_q = (F.log_softmax(side / temperature, dim=1) for side in (virtual, student))
+    margin = math.log(correct_probability) - math.log1p(-correct_probability) + math.log(student.shape[-1] - 1)
+    virtual = margin * F.one_hot(classes, student.shape[-1]).to(student.dtype)
+    log_p, log_q = (F.log_softmax(side / temperature, dim=-1) for side in (virtual, student))
     return keep(temperature**2 * kl(log_p, log_q), where)
 
 
@@ -178,9 +178,9 @@ def _times(factors: Tensor, log_probs: Tensor) -> Tensor:
 
 def _weights(class_weights: Tensor | Sequence[float], log_probs: Tensor) -> Tensor:
     weights = torch.as_tensor(class_weights, dtype=log_probs.dtype, device=log_probs.device).detach()
-    if weights.shape != log_probs.shape[1:]:
+    if weights.shape != log_probs.shape[-1:]:
         raise UsageError(
-            f"class_weights must hold one number for each of the {log_probs.shape[1]} classes, not shape "
+            f"class_weights must hold one number for each of the {log_probs.shape[-1]} classes, not shape "
             f"{tuple(weights.shape)}."
         )
     bad = ~(weights.isfinite() & (weights >= 0))
@@ -190,11 +190,11 @@ def _weights(class_weights: Tensor | Sequence[float], log_probs: Tensor) -> Tens
 
 def _probabilities(targets: Tensor, where: Tensor | None) -> Tensor:
     probabilities = blank(constant(targets), where)
-    sums = probabilities.float().sum(dim=1)
-    odd = (probabilities < 0).any(dim=1) | ~((sums - 1).abs() < 1e-2)
+    sums = probabilities.float().sum(dim=-1)
+    odd = (probabilities < 0).any(dim=-1) | ~((sums - 1).abs() < 1e-2)
     refuse_if(
         odd if where is None else odd & where,
-        "targets of shape (batch, classes) must be probabilities: at least 0, adding up to 1 in each row. "
+        "targets of shape (batch, ..., classes) must be probabilities: at least 0, adding up to 1 in each row. "
         "Logits go through softmax first.",
     )
     return probabilities

@@ -1,6 +1,6 @@
 """Losses that read the teacher's answer in parts: the true class, the other classes, how hard the sample is.
 
-Shape legend: b samples, c classes.
+Shape legend: ... positions, (b,) where each of b samples is one; c classes.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ def decoupled_kd(
         T² · [ w · KL((p_y, 1 − p_y) ‖ (q_y, 1 − q_y)) + v · KL(p̂ ‖ q̂) ]
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, c at least 3; −inf for
+        student_logits: (..., c) scores before the softmax, any floating type, c at least 3; −inf for
             classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
-        targets: (b,) integer classes 0 to c − 1.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
+        targets: (...) integer classes 0 to c − 1.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
         target_weight: at least 0, of the true class against all others (the paper's α).
         non_target_weight: at least 0, of the distribution among the others (the paper's β).
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
+        (...) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
         A batch of 1 is an ordinary case.
 
     Raises:
-        UsageError: shapes differ or are not (b, c); fewer than 3 classes (use `forward_kl`); targets that are not
-            classes (b,), or out of range (looked at on the CPU only); a weight below 0; a temperature that is not a
-            finite number above 0; or a mask that is not boolean (b,).
+        UsageError: shapes differ or are not (..., c); fewer than 3 classes (use `forward_kl`); targets that are not
+            classes (...), or out of range (looked at on the CPU only); a weight below 0; a temperature that is not a
+            finite number above 0; or a mask that is not boolean (...).
 
     Relations: with ``target_weight=1`` and, for each sample, 1 − p_y as ``non_target_weight`` it is `forward_kl`. The
     second part alone has the gradient of the second part of `normalized_kd`.
@@ -119,17 +119,17 @@ def normalized_kd(
         −w · p_y · log q_y − v · T² · Σ_{c ≠ y} p̂_c · log q̂_c
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, c at least 3; −inf for
+        student_logits: (..., c) scores before the softmax, any floating type, c at least 3; −inf for
             classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
-        targets: (b,) integer classes 0 to c − 1.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
+        targets: (...) integer classes 0 to c − 1.
         temperature: T > 0 softens the other classes of both sides; the true class is always read at 1.
         target_weight: at least 0, of the true class.
         non_target_weight: at least 0, of the other classes (the paper's γ).
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least ``non_target_weight`` times T² times the entropy of p̂. float32, or float64 for float64
+        (...) nats, at least ``non_target_weight`` times T² times the entropy of p̂. float32, or float64 for float64
         logits. A batch of 1 is an ordinary case.
 
     Raises:
@@ -162,8 +162,8 @@ def normalized_kd(
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
     _enough_classes(student)
     classes = only_classes(targets, where, student, instead="forward_kl")
-    confidence = own(teacher.softmax(dim=1), classes)
-    target = -confidence * own(F.log_softmax(student, dim=1), classes).masked_fill(confidence == 0, 0.0)
+    confidence = own(teacher.softmax(dim=-1), classes)
+    target = -confidence * own(F.log_softmax(student, dim=-1), classes).masked_fill(confidence == 0, 0.0)
     non_target = _among_others(soft_targets, student / temperature, teacher / temperature, classes)
     softened = _weighted(non_target_weight * temperature**2, non_target)
     return keep(_weighted(target_weight, target) + softened, where)
@@ -189,19 +189,19 @@ def weighted_soft_labels(
         T² · (1 − exp(−CE_student / CE_teacher)) · (−Σ_c p_c · log q_c)
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
-        targets: (b,) integer classes 0 to c − 1.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
+        targets: (...) integer classes 0 to c − 1.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0. float32, or float64 for float64 logits. A batch of 1 and 2 classes are ordinary cases.
+        (...) nats, at least 0. float32, or float64 for float64 logits. A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
-        UsageError: shapes differ or are not (b, c); fewer than 2 classes (use `logit_mse` for single logits); targets
-            that are not classes (b,), or out of range (looked at on the CPU only); a temperature that is not a finite
-            number above 0; or a mask that is not boolean (b,).
+        UsageError: shapes differ or are not (..., c); fewer than 2 classes (use `logit_mse` for single logits); targets
+            that are not classes (...), or out of range (looked at on the CPU only); a temperature that is not a finite
+            number above 0; or a mask that is not boolean (...).
 
     Relations: `soft_cross_entropy` times a weight from 0 to 1 without a gradient. Where both sides know the label
     equally well the weight is 1 − 1/e = 0.632.
@@ -226,22 +226,22 @@ def weighted_soft_labels(
     positive(temperature, "temperature")
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
     classes = only_classes(targets, where, student, instead="forward_kl")
-    hard, wanted = (-own(F.log_softmax(side.detach(), dim=1), classes) for side in (student, teacher))
+    hard, wanted = (-own(F.log_softmax(side.detach(), dim=-1), classes) for side in (student, teacher))
     limits = torch.finfo(wanted.dtype)
     weight = -torch.expm1(-hard.clamp_max(limits.max) / wanted.clamp(limits.tiny, limits.max))
-    log_p, log_q = (F.log_softmax(side / temperature, dim=1) for side in (teacher, student))
+    log_p, log_q = (F.log_softmax(side / temperature, dim=-1) for side in (teacher, student))
     return keep(temperature**2 * weight * soft_targets(log_p, log_q), where)
 
 
 def _true_or_not(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return (b, 2): the log-probabilities of the true class and of all others together."""
-    return F.log_softmax(torch.stack([own(logits, classes), others(logits, classes).logsumexp(dim=1)], dim=1), dim=1)
+    """Return (..., 2): the log-probabilities of the true class and of all others together."""
+    return F.log_softmax(torch.stack([own(logits, classes), others(logits, classes).logsumexp(dim=-1)], dim=-1), dim=-1)
 
 
 def _among_others(
     divergence: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, classes: Tensor
 ) -> Tensor:
-    """Return (b,): a divergence of the two distributions over the classes but the true one.
+    """Return (...): a divergence of the two distributions over the classes but the true one.
 
     It is 0 where the teacher gives all of them no probability, and +∞ where only the student does.
     """
@@ -258,7 +258,7 @@ def _weighted(weight: float, values: Tensor) -> Tensor:
 
 
 def _enough_classes(logits: Tensor) -> None:
-    if logits.shape[1] == 2:
+    if logits.shape[-1] == 2:
         raise UsageError(
             "The logits have 2 classes: beside the true one there is a single other class, and nothing to learn from "
             "its distribution. For 2 classes use forward_kl."

@@ -1,6 +1,6 @@
 """Losses between the student's and the teacher's class distributions.
 
-Shape legend: b samples, c classes.
+Shape legend: ... positions, (b,) where each of b samples is one; c classes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def forward_kl(
     The factor T² keeps the size of the gradient about the same at every temperature, and is always applied.
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
+        (...) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
         A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
-        UsageError: shapes differ or are not (b, c), fewer than 2 classes (use `logit_mse` for single logits),
-            a temperature that is not a finite number above 0, or a mask that is not boolean (b,).
+        UsageError: shapes differ or are not (..., c), fewer than 2 classes (use `logit_mse` for single logits),
+            a temperature that is not a finite number above 0, or a mask that is not boolean (...).
 
     Relations: adding a constant to all logits of a sample changes nothing. As T → ∞ it becomes ½ · Var_c(student −
     teacher), that is half of `logit_mse` of logits centred per sample. `jsd` with ``beta=0`` is this loss. Its
@@ -83,13 +83,13 @@ def reverse_kl(
         T² · Σ_c q_c · (log q_c − log p_c)
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
+        (...) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
         A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
@@ -134,14 +134,14 @@ def jsd(
         T² · [ KL(p ‖ m) / (1 − beta) + KL(q ‖ m) / beta ]
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         beta: 0 to 1, the teacher's share of the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
+        (...) nats, at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits.
         A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
@@ -191,16 +191,16 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, where: Tensor |
         (1 / c) · Σ_c (student_c − teacher_c)²
 
     Args:
-        student_logits: (b, c) finite scores before the softmax, any floating type; c may be 1.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        student_logits: (..., c) finite scores before the softmax, any floating type; c may be 1.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared logits, 0 where the logits are equal. float32, or float64 for float64 logits.
+        (...) squared logits, 0 where the logits are equal. float32, or float64 for float64 logits.
         A batch of 1 and 1, 2 or many classes are ordinary cases.
 
     Raises:
-        UsageError: shapes differ or are not (b, c), or a mask that is not boolean (b,).
+        UsageError: shapes differ or are not (..., c), or a mask that is not boolean (...).
 
     Relations: for logits centred per sample it is twice the limit of `forward_kl`, `reverse_kl` and `jsd` as
     T → ∞. The same formula as `teacher_mse`, which reads values instead of logits. *Not* invariant to adding a
@@ -223,7 +223,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, where: Tensor |
     student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=1)
     finite_logits(student, "student_logits", instead="forward_kl")
     finite_logits(teacher, "teacher_logits", instead="forward_kl")
-    return keep((student - teacher).square().mean(dim=1), where)
+    return keep((student - teacher).square().mean(dim=-1), where)
 
 
 @unbiased_under_sampling
@@ -241,13 +241,13 @@ def soft_cross_entropy(
         −T² · Σ_c p_c · log q_c
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, at least T² times the teacher's entropy. float32, or float64 for float64 logits. A batch of 1 and 2
+        (...) nats, at least T² times the teacher's entropy. float32, or float64 for float64 logits. A batch of 1 and 2
         classes are ordinary cases.
 
     Raises:

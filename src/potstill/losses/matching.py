@@ -84,7 +84,7 @@ def dist(
     positive(temperature, "temperature")
     at_least_zero(inter_weight, "inter_weight")
     at_least_zero(intra_weight, "intra_weight")
-    student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
+    student, teacher = _samples(student_logits, teacher_logits, where)
     if student.shape[1] == 2 and inter_weight > 0:
         raise UsageError(
             "The logits have 2 classes, and the correlation of two numbers has only a sign. For 2 classes use "
@@ -181,7 +181,7 @@ def multi_level_kd(
         at_least_zero(weight, name)
     if not 0.0 < uncertain_share <= 1.0:
         raise UsageError(f"uncertain_share={uncertain_share!r} must be above 0 and at most 1.")
-    student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
+    student, teacher = _samples(student_logits, teacher_logits, where)
     s, t = _kept(student, where), _kept(teacher, where)
     values = student[:, :0].sum(dim=1)  # 0, and carries the graph where nothing is kept
     if not len(s):
@@ -200,6 +200,16 @@ def multi_level_kd(
             level = level + class_weight * _gram_difference(q.T, p.T).square().sum() / q.shape[1]
         values = values + put_back(level, where)
     return values
+
+
+def _samples(student_logits: Tensor, teacher_logits: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return both sides' logits, refused unless they are (b, c): tokens of one sample are no samples of their own."""
+    student, teacher = logit_pair(student_logits, teacher_logits, where, min_classes=2)
+    if student.dim() != 2:
+        raise UsageError(
+            f"student_logits must have shape (batch, classes), not {tuple(student.shape)}: this loss compares samples."
+        )
+    return student, teacher
 
 
 def _kept(rows: Tensor, where: Tensor | None) -> Tensor:

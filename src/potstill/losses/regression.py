@@ -1,6 +1,6 @@
 """Losses between the student's numbers and the true ones, or the teacher's.
 
-Shape legend: b samples, k outputs. (b,) is the same as (b, 1).
+Shape legend: ... positions, (b,) where each of b samples is one; k outputs. (b,) is the same as (b, 1).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def mse(student_values: Tensor, targets: Tensor, *, where: Tensor | None = None)
         (1 / k) · Σ_k (student_k − target_k)²
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        targets: (b, k) or (b,) the true values; integers are converted.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        targets: (..., k) or (b,) the true values; integers are converted.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
+        (...) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
         A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ, or a mask that is not boolean (b,). (b,) and (b, 1) are the same single output
+        UsageError: shapes differ, or a mask that is not boolean (...). (b,) and (b, 1) are the same single output
             and never make a (b, b) table.
 
     Relations: twice `huber` where no error exceeds its ``delta``. `teacher_mse` is the same formula on the teacher's
@@ -48,7 +48,7 @@ def mse(student_values: Tensor, targets: Tensor, *, where: Tensor | None = None)
 
     """
     student, wanted = columns(student_values, targets, "targets", where)
-    return keep((student - wanted).square().mean(dim=1), where)
+    return keep((student - wanted).square().mean(dim=-1), where)
 
 
 def huber(student_values: Tensor, targets: Tensor, *, delta: float = 1.0, where: Tensor | None = None) -> Tensor:
@@ -60,17 +60,17 @@ def huber(student_values: Tensor, targets: Tensor, *, delta: float = 1.0, where:
         (1 / k) · Σ_k h(student_k − target_k)        h(e) = e² / 2 if |e| ≤ delta, else delta · (|e| − delta / 2)
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        targets: (b, k) or (b,) the true values; integers are converted.
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        targets: (..., k) or (b,) the true values; integers are converted.
         delta: > 0, the error in units of the values where squares turn into straight lines.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
+        (...) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
         A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ, ``delta`` is not a finite number above 0, or a mask that is not boolean (b,).
+        UsageError: shapes differ, ``delta`` is not a finite number above 0, or a mask that is not boolean (...).
             (b,) and (b, 1) are the same single output and never make a (b, b) table.
 
     Relations: as ``delta`` → ∞ it becomes half of `mse`; divided by ``delta`` it becomes the absolute error as
@@ -90,7 +90,7 @@ def huber(student_values: Tensor, targets: Tensor, *, delta: float = 1.0, where:
     """
     positive(delta, "delta")
     student, wanted = columns(student_values, targets, "targets", where)
-    return keep(F.huber_loss(student, wanted, reduction="none", delta=delta).mean(dim=1), where)
+    return keep(F.huber_loss(student, wanted, reduction="none", delta=delta).mean(dim=-1), where)
 
 
 def teacher_mse(student_values: Tensor, teacher_values: Tensor, *, where: Tensor | None = None) -> Tensor:
@@ -102,16 +102,16 @@ def teacher_mse(student_values: Tensor, teacher_values: Tensor, *, where: Tensor
         (1 / k) · Σ_k (student_k − teacher_k)²
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        teacher_values: (b, k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        teacher_values: (..., k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
+        (...) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
         A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ, or a mask that is not boolean (b,). (b,) and (b, 1) are the same single output
+        UsageError: shapes differ, or a mask that is not boolean (...). (b,) and (b, 1) are the same single output
             and never make a (b, b) table.
 
     Relations: `mse` with the teacher's values as targets; the same formula as `logit_mse`. Twice `teacher_huber` where
@@ -129,7 +129,7 @@ def teacher_mse(student_values: Tensor, teacher_values: Tensor, *, where: Tensor
 
     """
     student, wanted = columns(student_values, teacher_values, "teacher_values", where)
-    return keep((student - wanted).square().mean(dim=1), where)
+    return keep((student - wanted).square().mean(dim=-1), where)
 
 
 def teacher_huber(
@@ -142,17 +142,17 @@ def teacher_huber(
         (1 / k) · Σ_k h(student_k − teacher_k)        h(e) = e² / 2 if |e| ≤ delta, else delta · (|e| − delta / 2)
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        teacher_values: (b, k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        teacher_values: (..., k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
         delta: > 0, the error in units of the values where squares turn into straight lines.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
+        (...) squared units of the values; 0 where both sides are equal. float32, or float64 for float64 values.
         A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ, ``delta`` is not a finite number above 0, or a mask that is not boolean (b,).
+        UsageError: shapes differ, ``delta`` is not a finite number above 0, or a mask that is not boolean (...).
             (b,) and (b, 1) are the same single output and never make a (b, b) table.
 
     Relations: `huber` with the teacher's values as targets. As ``delta`` → ∞ it becomes half of `teacher_mse`.
@@ -171,4 +171,4 @@ def teacher_huber(
     """
     positive(delta, "delta")
     student, wanted = columns(student_values, teacher_values, "teacher_values", where)
-    return keep(F.huber_loss(student, wanted, reduction="none", delta=delta).mean(dim=1), where)
+    return keep(F.huber_loss(student, wanted, reduction="none", delta=delta).mean(dim=-1), where)

@@ -1,6 +1,6 @@
 """Divergences between the student's and the teacher's class distributions beyond the two Kullback-Leibler ones.
 
-Shape legend: b samples, c classes.
+Shape legend: ... positions, (b,) where each of b samples is one; c classes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def skew_forward_kl(
         T² · KL(p ‖ k · p + (1 − k) · q)
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         skew: 0 to below 1, the share of the teacher in the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, from 0, where both distributions are equal, to −T² · log(skew). float32, or float64 for float64
+        (...) nats, from 0, where both distributions are equal, to −T² · log(skew). float32, or float64 for float64
         logits. A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
@@ -92,14 +92,14 @@ def skew_reverse_kl(
         T² · KL(q ‖ (1 − k) · p + k · q)
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         skew: 0 to below 1, the share of the student in the mixture.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats, from 0, where both distributions are equal, to −T² · log(skew). float32, or float64 for float64
+        (...) nats, from 0, where both distributions are equal, to −T² · log(skew). float32, or float64 for float64
         logits. A batch of 1 and 2 classes are ordinary cases.
 
     Raises:
@@ -140,14 +140,14 @@ def total_variation(
         T² · ½ · Σ_c |p_c − q_c|
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) from 0, where both distributions are equal, to T². float32, or float64 for float64 logits. A batch of 1 and
-        2 classes are ordinary cases.
+        (...) from 0, where both distributions are equal, to T². float32, or float64 for float64 logits. A batch of 1
+        and 2 classes are ordinary cases.
 
     Raises:
         UsageError: as `forward_kl`.
@@ -173,7 +173,7 @@ def total_variation(
     # |p - q| as the larger of the two times 1 - exp(-|log p - log q|), which does not cancel
     larger = torch.maximum(student, teacher)
     gap = (student - teacher).masked_fill(larger == -torch.inf, 0.0).abs()
-    return keep(-0.5 * temperature**2 * (larger.exp() * (-gap).expm1()).sum(dim=1), where)
+    return keep(-0.5 * temperature**2 * (larger.exp() * (-gap).expm1()).sum(dim=-1), where)
 
 
 def alpha_beta(
@@ -199,15 +199,15 @@ def alpha_beta(
     and its limits where a, b or a + b is 0.
 
     Args:
-        student_logits: (b, c) scores before the softmax, any floating type, −inf for classes without probability.
-        teacher_logits: (b, c) the same of the teacher; a constant, no gradient reaches it.
+        student_logits: (..., c) scores before the softmax, any floating type, −inf for classes without probability.
+        teacher_logits: (..., c) the same of the teacher; a constant, no gradient reaches it.
         teacher_power: finite, the power of the teacher's probabilities (the paper's α).
         student_power: finite, the power of the student's probabilities (the paper's β).
         temperature: T > 0 softens both sides; 1 leaves them as they are.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits. A batch of 1
+        (...) at least 0, and 0 where both distributions are equal. float32, or float64 for float64 logits. A batch of 1
         and 2 classes are ordinary cases.
 
     Raises:
@@ -250,7 +250,7 @@ def alpha_beta(
     values = (q - p).square() * _curvature(*(point.clamp_max(_LARGEST_EXPONENT) for point in points))
     values = torch.where(no_teacher & ~no_student, _against_nothing(student, teacher_power, total), values)
     values = torch.where(no_student & ~no_teacher, _against_nothing(teacher, student_power, total), values)
-    return keep(temperature**2 * values.sum(dim=1), where)
+    return keep(temperature**2 * values.sum(dim=-1), where)
 
 
 def _against_nothing(log_probs: Tensor, power: float, total: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Functions applied to both sides' logits before a loss: ``Term(forward_kl, transform=standardize_logits)``.
 
-Shape legend: b samples, c classes.
+Shape legend: ... positions, (b,) where each of b samples is one; c classes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def standardize_logits(logits: Tensor) -> Tensor:
         (x − mean(x)) / s,        s² = Σ (x − mean(x))² / (c − 1)
 
     Args:
-        logits: (b, c) finite scores before the softmax, any floating type, c at least 3.
+        logits: (..., c) finite scores before the softmax, any floating type, c at least 3.
 
     Returns:
-        (b, c) float32, or float64 for float64 logits. Logits that are all but equal (s below 1e-7) become 0, without
+        (..., c) float32, or float64 for float64 logits. Logits that are all but equal (s below 1e-7) become 0, without
         a gradient. A batch of 1 is an ordinary case.
 
     Raises:
-        UsageError: logits not (b, c), or fewer than 3 classes. Two standardised logits are always ±0.7071 and say
+        UsageError: logits not (..., c), or fewer than 3 classes. Two standardised logits are always ±0.7071 and say
             nothing but their order: use the loss without a transform.
 
     Relations: adding a number to a sample's logits or multiplying them by a positive one changes nothing, so that no
@@ -56,14 +56,14 @@ def standardize_logits(logits: Tensor) -> Tensor:
     Deviations: none; the division by c − 1 is that of the authors' code. It adds 1e-7 to s, here s is used as it is.
 
     """
-    if logits.dim() != 2:
-        raise UsageError(f"standardize_logits reads logits of shape (batch, classes), not {tuple(logits.shape)}.")
-    if logits.shape[1] <= 2:
+    if logits.dim() < 2:
+        raise UsageError(f"standardize_logits reads logits of shape (batch, ..., classes), not {tuple(logits.shape)}.")
+    if logits.shape[-1] <= 2:
         raise UsageError(
-            f"standardize_logits got {logits.shape[1]} classes. Standardised, two logits are always ±0.7071 whatever "
+            f"standardize_logits got {logits.shape[-1]} classes. Standardised, two logits are always ±0.7071 whatever "
             "the model says, and one is always 0. Use the loss without this transform."
         )
     lifted = finite_logits(lift(logits, "logits"), "logits", instead="the loss without this transform")
-    centred = lifted - lifted.mean(dim=1, keepdim=True)
-    variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    centred = lifted - lifted.mean(dim=-1, keepdim=True)
+    variance = centred.square().sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
     return torch.where(variance > _FLAT**2, centred * variance.clamp_min(_FLAT**2).rsqrt(), 0.0)

@@ -1,6 +1,6 @@
 """Losses of regression for teachers that are known to be wrong at times.
 
-Shape legend: b samples, k outputs. (b,) is the same as (b, 1).
+Shape legend: ... positions, (b,) where each of b samples is one; k outputs. (b,) is the same as (b, 1).
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def gaussian_nll(
         (1 / k) · Σ_k ½ · [(student_k − m_k)² / max(v_k, smallest_variance) + log v_k]
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        teacher_values: tuple of two tensors (b, k) or (b,), the teacher's outputs and the natural logarithms of their
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        teacher_values: tuple of two tensors (..., k) or (b,), the teacher's outputs and the natural logarithms of their
             variances; constants, no gradient reaches them.
         smallest_variance: > 0, in squared units of the values. Variances below it divide as if they were equal to it,
             so that a teacher that is too sure does not rule the gradient.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) nats but for the constant ½ · log 2π; smallest, ½ · mean log v, at the teacher's mean, and possibly below
+        (...) nats but for the constant ½ · log 2π; smallest, ½ · mean log v, at the teacher's mean, and possibly below
         0. float32, or float64 for float64 values. A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
         UsageError: not two tensors of the teacher, shapes differ, ``smallest_variance`` is not a finite number above 0,
-            or a mask that is not boolean (b,).
+            or a mask that is not boolean (...).
 
     Relations: with log v = 0 it is half of `teacher_mse`. The gradient is that of `teacher_mse` with every output
     weighted by 1 / (2 v). `variational_information` learns the variances instead of reading them.
@@ -79,7 +79,7 @@ def gaussian_nll(
     student, mean = columns(student_values, teacher_values[0], "teacher_values", where)
     _, log_variance = columns(student_values, teacher_values[1], "the log variance in teacher_values", where)
     precision = (-log_variance.clamp(min=math.log(smallest_variance))).exp()
-    return keep(0.5 * ((student - mean).square() * precision + log_variance).mean(dim=1), where)
+    return keep(0.5 * ((student - mean).square() * precision + log_variance).mean(dim=-1), where)
 
 
 def teacher_bounded(
@@ -101,19 +101,19 @@ def teacher_bounded(
         e_student   if e_student + margin > e_teacher, else 0
 
     Args:
-        student_values: (b, k) or (b,) the student's outputs, any floating type.
-        teacher_values: (b, k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
-        targets: (b, k) or (b,) the true values; integers are converted.
+        student_values: (..., k) or (b,) the student's outputs, any floating type.
+        teacher_values: (..., k) or (b,) the teacher's outputs; a constant, no gradient reaches it.
+        targets: (..., k) or (b,) the true values; integers are converted.
         margin: at least 0, in squared units of the values: how much better than the teacher's the student's mean
             squared error has to be, to count as good enough.
-        where: (b,) boolean, True for samples to keep; the others give 0 and no gradient, whatever they hold.
+        where: (...) boolean, True for positions to keep; the others give 0 and no gradient, whatever they hold.
 
     Returns:
-        (b,) squared units of the values; 0 where the student is good enough, without a gradient. float32, or float64
+        (...) squared units of the values; 0 where the student is good enough, without a gradient. float32, or float64
         for float64 values. A batch of 1 and 1, 2 or many outputs are ordinary cases.
 
     Raises:
-        UsageError: shapes differ, ``margin`` is not a finite number of at least 0, or a mask that is not boolean (b,).
+        UsageError: shapes differ, ``margin`` is not a finite number of at least 0, or a mask that is not boolean (...).
 
     Relations: `mse` as ``margin`` → ∞, and where the teacher is perfect. A student that equals its teacher gets 0
     without a margin, and its `mse` with one.
@@ -137,5 +137,5 @@ def teacher_bounded(
     at_least_zero(margin, "margin")
     student, wanted = columns(student_values, targets, "targets", where)
     _, teacher = columns(student_values, teacher_values, "teacher_values", where)
-    error, bound = ((values - wanted).square().mean(dim=1) for values in (student, teacher))
+    error, bound = ((values - wanted).square().mean(dim=-1) for values in (student, teacher))
     return keep(torch.where(error + margin > bound, error, 0.0), where)

@@ -11,7 +11,7 @@ from potstill.objective.presets import preset
 from potstill.objective.probe import Probe
 from potstill.objective.schedules import Schedule
 from potstill.objective.term import Term
-from potstill.objective.total import Loss, Objective, Shared, first_bad
+from potstill.objective.total import Loss, Objective, Shared, factors_of, first_bad
 
 __all__ = [
     "Loss",
@@ -23,6 +23,7 @@ __all__ = [
     "apply_heads",
     "as_section",
     "check",
+    "factors_of",
     "find_loss",
     "first_bad",
     "heads_for",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.signals import Batch
 from potstill.objective.parts import apply_heads, heads_for
 from potstill.objective.term import OWN, Names, Term
 from potstill.objective.total import Objective, look_up, term_values
@@ -115,7 +116,7 @@ def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_
         heads = heads_for([term], student, teacher, ids=ids)
         heads.train()
         prepared: dict[str, Any] = apply_heads(heads, [term], student, teacher, ids).get(term.key, {})
-        values = term_values(term, student, teacher, targets, 0.0, prepared)
+        values = term_values(term, student, teacher, Batch(ids, ids, ids, targets), 0.0, prepared)
     except PotstillError as error:
         message = str(error)
         raise UsageError(message if message.startswith("Term ") else f"Term {term.name}: {message}") from error

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.signals import Batch
 from potstill.models.blocks import block_of
 from potstill.objective.heads import HEADS
 from potstill.objective.probe import Probe
@@ -121,6 +122,17 @@ class Term:
     def needs_targets(self) -> bool:
         """Whether the loss reads the batch's targets."""
         return "targets" in self.parameters
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        """Return which positions of a batch count for this term, None where all samples do.
+
+        A loss that reads targets counts those that are labelled. Losses on anything but a model's answer count
+        samples: those of which any position does.
+        """
+        mask = batch.labelled if self.needs_targets and batch.labelled is not None else batch.where
+        if mask is None or mask.dim() == 1 or self.kind in ("logits", "values"):
+            return mask
+        return mask.flatten(1).any(1)
 
     @property
     def kind(self) -> str:

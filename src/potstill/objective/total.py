@@ -5,6 +5,7 @@ Shape legend: b samples.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from potstill.core.errors import DataError, UsageError, did_you_mean
 from potstill.core.signals import Batch, Signals
+from potstill.losses._shared import blank
 from potstill.objective.probe import Value, each, several
 from potstill.objective.term import OWN, Names, Term
 
@@ -26,7 +28,8 @@ class Loss:
     """The value of an objective for one batch.
 
     Attributes:
-        total: scalar, the weighted *sum* over terms and samples. The step divides it by the number of samples.
+        total: scalar, the weighted *sum* over terms and samples. The step divides it by the number of samples; a term
+            that fewer or more positions than samples count for stands for the samples, see `factors_of`.
         parts: for each term the detached scalar that it adds to ``total``; under `Shared`, this process's share of it.
         summands: the weighted sum of each term, with its graph; together they are ``total``.
 
@@ -101,6 +104,11 @@ class Objective:
         """The terms that read relations between samples."""
         return tuple(term for term in self.terms if term.over_batch)
 
+    def counts(self, batch: Batch) -> list[int]:
+        """Return for each term how many positions of a batch count for it."""
+        masks = (term.mask(batch) for term in self.terms)
+        return [len(batch) if mask is None else int(mask.sum()) for mask in masks]
+
     def describe(self) -> list[str]:
         """Return one line for each term: weight, loss, options and where it reads; equal for equal objectives."""
         return [term.describe() for term in self.terms]
@@ -114,6 +122,7 @@ class Objective:
         progress: float = 0.0,
         arguments: Arguments | None = None,
         shared: Shared | None = None,
+        factors: Sequence[float] | None = None,
     ) -> Loss:
         """Return the weighted sum of the terms over the samples of one batch.
 
@@ -124,6 +133,7 @@ class Objective:
             progress: share of the training that is done, 0 to 1; read by weights and options that change.
             arguments: what `apply_heads` prepared for the terms that have heads.
             shared: how to see the whole batch where it is split over processes.
+            factors: what `factors_of` says of the whole batch where this is a part of it.
 
         Raises:
             UsageError: a signal that a term reads is absent, or a loss does not return one number per sample.
@@ -132,18 +142,28 @@ class Objective:
         """
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
-        for term in self.terms:
+        factors = factors_of(self.counts(batch), len(batch)) if factors is None else factors
+        for term, factor in zip(self.terms, factors, strict=True):
             prepared = (arguments or {}).get(term.key, {})
             share = shared if term.over_batch else None
-            values = term_values(
-                term, student_signals, teacher_signals, batch.targets, progress, prepared, share, apart=True
-            )
-            weight = term.weight_at(progress)
+            values = term_values(term, student_signals, teacher_signals, batch, progress, prepared, share, apart=True)
+            weight = term.weight_at(progress) * factor
             totals.append(weight * values.sum())
             own = values if share is None else values[share.own]
             parts[term.name] = (weight * own.detach().sum()) if share is not None else totals[-1].detach()
         first, *others = totals
         return Loss(sum(others, start=first), parts, tuple(totals))
+
+
+def factors_of(counts: Sequence[int], samples: int) -> list[float]:
+    """Return what each term's sum is multiplied by, so that divided by the samples it is divided by its own count.
+
+    Args:
+        counts: for each term how many positions count for it, over the global batch.
+        samples: of the global batch.
+
+    """
+    return [samples / count if count else 0.0 for count in counts]
 
 
 def first_bad(parts: Mapping[str, Tensor]) -> str | None:
@@ -181,14 +201,16 @@ def term_values(
     term: Term,
     student_signals: Signals,
     teacher_signals: Signals | None,
-    targets: Tensor | None,
+    batch: Batch,
     progress: float,
     prepared: Mapping[str, Any],
     shared: Shared | None = None,
     *,
     apart: bool = False,
 ) -> Tensor:
-    """Return a term's loss of each sample, (b,), without its weight; of the whole batch where it is shared.
+    """Return a term's loss of each position, without its weight; of the whole batch where it is shared.
+
+    It is 0 at positions that do not count for the term, whatever the signals hold there.
 
     With ``apart``, code of the user's reads copies: what it writes into them reaches no other term.
     """
@@ -198,25 +220,37 @@ def term_values(
         arguments[term.parameters[1]] = read_teacher(term, student_signals, teacher_signals)
     arguments = {**arguments, **prepared}
     if term.needs_targets:
-        if targets is None:
+        if batch.targets is None:
             raise DataError(
                 f"Term {term.name} reads targets, and the data has none. Use the preset 'label_free' or add labels."
             )
-        arguments["targets"] = targets
+        arguments["targets"] = batch.targets
     if apart and written_by_user(term.loss, term.transform):
         arguments |= {name: each(torch.clone, arguments[name]) for name in term.parameters}
-    if term.transform is not None:
+    mask = term.mask(batch)
+    if (transform := term.transform) is not None:
         for parameter in term.parameters[: 1 + (term.teacher is not None)]:
-            arguments[parameter] = each(term.transform, arguments[parameter])
+            arguments[parameter] = each(lambda signal: transform(blank(signal, mask)), arguments[parameter])
     if shared is not None:
-        own = len(several(student)[0])
-        arguments = {name: _whole(value, own, shared) for name, value in arguments.items()}
+        arguments = {name: _rows(term, name, value, shared.whole) for name, value in arguments.items()}
+        mask = None if mask is None else shared.whole(mask)
     count = len(several(arguments[term.parameters[0]])[0])
+    if mask is None or "where" in inspect.signature(term.loss).parameters:
+        masked = {} if mask is None else {"where": mask}
+        return _called(term, {**arguments, **masked}, (count,) if mask is None else mask.shape, progress)
+    kept = {name: _rows(term, name, value, lambda rows: rows[mask]) for name, value in arguments.items()}
+    first = several(kept[term.parameters[0]])[0]
+    # The loss never sees positions that do not count; with none left it is not asked at all.
+    values = _called(term, kept, first.shape[:1], progress) if len(first) else first[..., None].flatten(1).sum(1)
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def _called(term: Term, arguments: Mapping[str, Any], positions: Sequence[int], progress: float) -> Tensor:
     values: object = term.loss(**arguments, **_left(term.options_at(progress), arguments))
-    if not isinstance(values, Tensor) or values.shape != (count,):
+    if not isinstance(values, Tensor) or values.shape != tuple(positions):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(
-            f"Term {term.name}: the loss must return one number per sample, shape ({count},), and returned "
+            f"Term {term.name}: the loss must return one number per sample, shape {tuple(positions)}, and returned "
             f"{got}. Do not average over the batch: the training step does, once."
         )
     return values
@@ -242,11 +276,9 @@ def _read(term: Term, names: Names, student_signals: Signals, teacher_signals: S
     return one(names) if isinstance(names, str) else tuple(one(name) for name in names)
 
 
-def _whole(value: Any, count: int, shared: Shared) -> Any:
-    """Return an argument's rows of all processes; what is not one row a sample stays as it is."""
-    if isinstance(value, tuple):
-        return tuple(_whole(one, count, shared) for one in value)
-    return shared.whole(value) if isinstance(value, Tensor) and value.dim() and len(value) == count else value
+def _rows(term: Term, name: str, value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return an argument with its rows changed; what a head prepares beside the signals stays as it is."""
+    return each(change, value) if name in term.parameters else value
 
 
 def _left(options: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

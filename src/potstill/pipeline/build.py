@@ -359,7 +359,7 @@ def answer(
     model.eval()
     try:
         with torch.inference_mode(), tap(model, taps) as tapped:
-            output = model(preprocess(batch.inputs)) if ask is None else dict(ask(batch))
+            output = model(preprocess(batch.tensor)) if ask is None else dict(ask(batch))
             signals = {**output_signals(model, output), **tapped}
             shapes = {name: tuple(signal.shape[1:]) for name, signal in signals.items()}
     finally:
@@ -370,7 +370,7 @@ def answer(
 
 def _first_inputs(data: Data, count: int) -> Tensor:
     """Return the inputs of the first training samples as they are."""
-    return Stream(data.train).first(count).inputs
+    return Stream(data.train).first(count).tensor
 
 
 def example_batch(job: Job, size: int = 2) -> Batch:
@@ -391,7 +391,7 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
 
     """
     batch = example_batch(job)
-    inputs = batch.inputs
+    inputs = batch.tensor
     learner = job.make_learner(job.recipe.seed)
     student = _try("student", learner, job.student_preprocess, batch, job.student_taps)
     teacher = module = None
@@ -461,7 +461,7 @@ def _try(
     except PotstillError as error:
         raise type(error)(f"{role}: {error}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        after = tuple(preprocess(batch.inputs).shape)
+        after = tuple(preprocess(batch.tensor).shape)
         raise PotstillError(
             f"The {role} failed on a batch of shape {after}: {error}. "
             f"Check {role}.args and {role}.preprocess against the samples."

@@ -296,7 +296,7 @@ def _answers(job: Job, model: OnnxModel, samples: Samples, label: str) -> Array:
     parts = []
     with progress(label, len(samples), unit="samples") as advance:
         for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
-            parts.append(model(batch.inputs))
+            parts.append(model(batch.tensor))
             advance(len(batch))
     return np.concatenate(parts)
 

@@ -347,7 +347,7 @@ def _fidelity_of_values(said: torch.Tensor, stored: Kept) -> list[dict[str, Any]
 def _student_on(job: Job, probe: Batch) -> tuple[Array | None, Array]:
     """Return what the untrained student's last layer reads (None where it has no linear one), and its logits."""
     student = deployed(job.make_student(job.recipe.seed)).eval()
-    inputs = job.student_preprocess(probe.inputs)
+    inputs = job.student_preprocess(probe.tensor)
     name = last_linear(student, inputs[:2])
     with torch.no_grad(), ExitStack() as stack:
         read = stack.enter_context(reading(student.get_submodule(name))) if name is not None else []

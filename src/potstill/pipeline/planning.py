@@ -92,7 +92,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     ordered = order(made)
     seen = survey(RunFolder(out), ordered, made.results)
     student, teacher = job.make_student(recipe.seed), made.teacher() if job.has_teacher else None
-    inputs = example_batch(job, 1).inputs
+    inputs = example_batch(job, 1).tensor
     models = {"student": _cost(student, job.student_preprocess(inputs))}
     if teacher is not None:
         models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
@@ -153,7 +153,7 @@ def _store(made: Making, teacher: nn.Module) -> dict[str, Any] | None:
     batch = example_batch(job)
     shapes = answer(teacher, job.teacher_preprocess, batch, job.teacher_taps)
     if INPUT_GRADIENT in job.objective.teacher_signals:
-        shapes[INPUT_GRADIENT] = tuple(batch.inputs.shape[1:])
+        shapes[INPUT_GRADIENT] = tuple(batch.tensor.shape[1:])
     return {
         "path": str(place),
         "views": views,

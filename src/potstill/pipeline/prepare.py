@@ -47,7 +47,7 @@ def _on_features(recipe: schema.Recipe, layer: str, out: Path, base: Path, given
     made = Making(before, out)
     survey(RunFolder(out), teachers(made), made.results)
     model = made.teacher().eval()
-    example = before.teacher_preprocess(example_batch(before).inputs)
+    example = before.teacher_preprocess(example_batch(before).tensor)
     behind = FromFeatures(model, layer, example.shape[1:])
     behind.verify(example)
     teacher = (recipe.teacher or schema.Teacher.model_construct()).model_copy(

@@ -100,7 +100,7 @@ def fit_merged(job: Job, merged: MergedTeacher) -> None:
     found = list(Stream(validation).recording(size))
     merged.eval()
     targets = torch.cat([batch.targets for batch in found if batch.targets is not None])
-    merged.fit([batch.inputs for batch in found], targets)
+    merged.fit([batch.tensor for batch in found], targets)
 
 
 def train_student(
@@ -314,7 +314,7 @@ def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -
     layer_name, codec = job.recipe.store.codecs["logits"].layer, manifest.signals["logits"].codec
     if not isinstance(codec, LowRank):
         raise TypeError("a head belongs to the codec low_rank")
-    inputs = job.teacher_preprocess(example_batch(job).inputs)
+    inputs = job.teacher_preprocess(example_batch(job).tensor)
     layer = low_rank.find_layer(teacher, codec, layer_name, inputs)
     rows = min(max(low_rank.PROBE, 4 * layer.in_features), manifest.num_rows)
     return low_rank.with_head(teacher, layer, manifest, folder, recording_batches(job, [(0, rows)]))

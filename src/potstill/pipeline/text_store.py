@@ -141,7 +141,7 @@ def write_text_store(questions: Questions, places: Mapping[str, Place], found: S
 
     def answer(batch: Batch) -> dict[str, Tensor | Ragged]:
         # The row of an answer travels as the sample's input: answers are looked up, not computed.
-        rows = batch.inputs.tolist()
+        rows = batch.tensor.tolist()
         answers = [_load(places[questions.keys[row]]) for row in rows]
         return _class_signals(questions, answers) if recipe.classes else _text_signals(answers, found)
 

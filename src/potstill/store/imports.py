@@ -120,7 +120,7 @@ def import_top_k(
     )
 
     def answer(batch: Batch) -> dict[str, Any]:
-        places = batch.inputs.long()
+        places = batch.tensor.long()
         found = rows.between(int(places[0]), int(places[-1]) + 1)
         items = [
             _items(rows, row, int(place), columns, num_classes, probabilities=probabilities)[0]
@@ -199,7 +199,7 @@ def import_arrays(
     )
 
     def answer(batch: Batch) -> dict[str, Tensor]:
-        return {signal: torch.from_numpy(values[batch.inputs.long().numpy()].astype(np.float32))}
+        return {signal: torch.from_numpy(values[batch.tensor.long().numpy()].astype(np.float32))}
 
     return record(answer, _batches(ids, 1024), into, manifest, ids, description="importing")
 

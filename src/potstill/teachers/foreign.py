@@ -226,7 +226,7 @@ class RecordedAnswers(AskedByBatch, ForeignTeacher):
             TeacherError: a sample that the file does not have; names the first ones.
 
         """
-        return {"logits": self.of_ids(batch.ids, batch.views).to(batch.inputs.device)}
+        return {"logits": self.of_ids(batch.ids, batch.views).to(batch.tensor.device)}
 
     def of_ids(self, ids: Tensor, views: Tensor) -> Tensor:
         """Return the logits (b, c) of samples by id and view, (b,) each.

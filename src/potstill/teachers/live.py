@@ -169,11 +169,11 @@ class LiveTeacher:
             if self._by_batch is not None:
                 found = output_signals(self._model, dict(self._by_batch(batch.to(self._device))))
                 return self._standard({name: found[name] for name in ("logits", *self._outputs)})
-            return self._signals(batch.inputs.to(self._device), batch.targets)
+            return self._signals(batch.tensor.to(self._device), batch.targets)
 
     def _differentiated(self, batch: Batch) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
-            inputs = differentiable(batch.inputs.to(self._device))
+            inputs = differentiable(batch.tensor.to(self._device))
             signals = self._signals(inputs, batch.targets)
             signals[INPUT_GRADIENT] = input_gradient(signals["logits"].float(), inputs, batch.ids, batch.views)
         return {name: values.detach() for name, values in signals.items()}

@@ -151,7 +151,7 @@ class MergedTeacher(AskedByBatch, nn.Module):
         logits = []
         for index, member in enumerate(self.members):
             ask = by_batch(member_model(self, index))
-            logits.append(output_tensor(member(batch.inputs)) if ask is None else ask(batch)["logits"])
+            logits.append(output_tensor(member(batch.tensor)) if ask is None else ask(batch)["logits"])
         return self._merged(logits, batch.targets)
 
     def _answer(self, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class RegroupedTeacher(AskedByBatch, nn.Module):
 
     def _answer_batch(self, batch: Batch) -> dict[str, Tensor]:
         ask = by_batch(self.model)
-        return {"logits": self._regrouped(ask(batch)["logits"] if ask else output_tensor(self.model(batch.inputs)))}
+        return {"logits": self._regrouped(ask(batch)["logits"] if ask else output_tensor(self.model(batch.tensor)))}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (b, c) log-probabilities of the data's classes."""

@@ -67,7 +67,7 @@ class StoredTeacher:
             PotstillError: the store's files are damaged.
 
         """
-        device = batch.inputs.device
+        device = batch.tensor.device
         answers = self.read(batch.ids, batch.views)
         return {name: values.to(device, non_blocking=True) for name, values in answers.items()}
 

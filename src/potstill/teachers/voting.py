@@ -159,7 +159,7 @@ class VotingTeacher(AskedByBatch, nn.Module):
                 "A voting teacher was asked about several views of one sample. Each question spends privacy: "
                 "set store.views to 1."
             )
-        counts = self.count(batch.inputs)
+        counts = self.count(batch.tensor)
         noise = self._noise(batch, counts.shape[1] + 1).to(counts.device)
         winner = (counts + self.votes.noise * noise[:, 1:]).argmax(1)
         largest = counts.max(1).values
@@ -190,7 +190,7 @@ class VotingTeacher(AskedByBatch, nn.Module):
             self._secret = (
                 secrets.token_bytes(_SECRET_BYTES) if self._file is None else read_secret(self._file, self._purpose())
             )
-        contents = np.ascontiguousarray(batch.inputs.detach().cpu().numpy())
+        contents = np.ascontiguousarray(batch.tensor.detach().cpu().numpy())
         return secret_normal(self._secret, batch.ids.numpy(), contents, count)
 
     def _purpose(self) -> str:

@@ -65,7 +65,7 @@ def _impossible_class(machine: Machine, pieces: Sequence[Batch]) -> str:
     with torch.no_grad():
         for piece in (piece.to(machine.device) for piece in pieces):
             taught = machine.ask_teacher(piece) or {}
-            signals, _ = machine.trainee(piece.inputs, taught or None, piece.ids, piece.views)
+            signals, _ = machine.trainee(piece.tensor, taught or None, piece.ids, piece.views)
             student, teacher = signals.get("logits"), taught.get("logits")
             if student is None or teacher is None or student.shape != teacher.shape:
                 continue

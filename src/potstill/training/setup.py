@@ -233,7 +233,7 @@ def build_heads(trainee: Trainee, objective: Objective, spec: Spec, teacher: Tea
         taught = {name: signal.to(trainee.device) for name, signal in teacher(batch).items()}
     trainee.eval()
     with torch.no_grad():
-        signals = trainee.all_signals(batch.inputs.to(trainee.device), taught, batch.ids, batch.views)
+        signals = trainee.all_signals(batch.tensor.to(trainee.device), taught, batch.ids, batch.views)
     shapes = [
         None if one is None else {name: tuple(signal.shape[1:]) for name, signal in one.items()}
         for one in (signals, taught)

@@ -1,4 +1,4 @@
-"""One optimiser step: the sum of the objective over a global batch, divided once by the number of its samples.
+"""One optimiser step: each term's sum over a global batch, divided once by what counts for it there.
 
 However the batch is split, over micro-batches or processes, the gradient is that of the same quotient.
 Shape legend: t terms of the objective.
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from potstill.core.signals import Batch
+from potstill.objective import factors_of
 from potstill.training.backward import begin, is_alone
 from potstill.training.finite import check_finite
 from potstill.training.machine import Machine, Moment
@@ -54,6 +56,7 @@ def take_step(machine: Machine, batch: Batch, moment: Moment) -> Taken:
     together = None
     if machine.objective.over_batch and not alone:
         together = share(moment.count, machine.accelerator.process_index, processes)
+    factors = _factors(machine, batch, moment)
     smallest = moment.count if moment.whole else moment.count // processes
     pieces = micro_batches(batch, machine.settings.accumulate, smallest)
     sums = torch.zeros(1, device=machine.device)
@@ -61,9 +64,15 @@ def take_step(machine: Machine, batch: Batch, moment: Moment) -> Taken:
         with _synchronise_gradients(machine, last=index == len(pieces) - 1):
             piece = piece.to(machine.device)
             taught = machine.ask_teacher(piece)
-            signals, prepared = machine.model(piece.inputs, taught, piece.ids, piece.views)
+            signals, prepared = machine.model(piece.tensor, taught, piece.ids, piece.views)
             loss = machine.objective(
-                signals, taught, piece, progress=moment.progress, arguments=prepared, shared=together
+                signals,
+                taught,
+                piece,
+                progress=moment.progress,
+                arguments=prepared,
+                shared=together,
+                factors=factors,
             )
             backward.add(loss)
         own = torch.stack(list(loss.parts.values()))
@@ -77,6 +86,16 @@ def take_step(machine: Machine, batch: Batch, moment: Moment) -> Taken:
     machine.optimiser.step()
     commit(machine.trainee.heads, (lambda rows: rows) if alone else gather_rows)
     return Taken(sums, norm, conflict)
+
+
+def _factors(machine: Machine, batch: Batch, moment: Moment) -> list[float]:
+    """Return the factor of each term over the global batch; every process must call it."""
+    if batch.where is None and batch.labelled is None:
+        return [1.0] * len(machine.objective.terms)
+    counts = torch.tensor(machine.objective.counts(batch), device=machine.device)
+    if not is_alone(machine, moment):
+        dist.all_reduce(counts)
+    return factors_of(counts.tolist(), moment.count)
 
 
 def micro_batches(batch: Batch, accumulate: int, smallest: int) -> list[Batch]:

@@ -77,7 +77,7 @@ def validate(
         for batch in Stream(samples).epoch(0, size, order=None, part=part, workers=workers):
             # A part is empty where there are fewer samples than processes.
             if len(batch) and batch.targets is not None:
-                outputs = trainee.signals(batch.inputs.to(accelerator.device))["logits"]
+                outputs = trainee.signals(batch.tensor.to(accelerator.device))["logits"]
                 targets = batch.targets.to(accelerator.device)
                 one = _scores(outputs, targets) if task == "classification" else _squares(outputs, targets)
                 sums = one if sums is None else sums + one
