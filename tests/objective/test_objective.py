@@ -19,12 +19,14 @@ from potstill.losses.transforms import standardize_logits
 from potstill.objective import (
     Objective,
     Schedule,
+    Shared,
     Term,
     apply_heads,
     check,
     find_loss,
     first_bad,
     heads_for,
+    over_batch,
     preset,
 )
 
@@ -263,6 +265,25 @@ def test_what_a_head_prepares_takes_the_place_of_signals_and_options():
         heads_for([Term(losses.hint_mse, on="mid", head=lambda probe: None)], signals, signals, ids=torch.arange(4))
     with pytest.raises(UsageError, match="the term has no head"):
         Term(losses.hint_mse, head_options={"width": 3})
+
+
+def test_only_signals_and_targets_are_put_together_from_all_processes():
+    """A head's constant may have as many rows as this process has samples: it is still no part of the batch."""
+    seen = {}
+
+    def related(student_hidden, teacher_hidden, *, centres):
+        seen.update(student=student_hidden, teacher=teacher_hidden, centres=centres)
+        return student_hidden.sum(1)
+
+    related = over_batch(related)
+    term = Term(related, on="mid", centres=None)
+    signals, centres = {"mid": normal(4, 3)}, normal(4, 3, seed=2)
+    shared = Shared(lambda rows: torch.cat([rows, 2 * rows]), slice(0, 4))
+    arguments = {term.key: {"centres": centres}}
+    Objective([term])(signals, signals, make_batch(None), arguments=arguments, shared=shared)
+    assert seen["centres"] is centres
+    assert torch.equal(seen["student"], torch.cat([signals["mid"], 2 * signals["mid"]]))
+    assert len(seen["teacher"]) == 8
 
 
 def test_weight_zero_and_a_tiny_weight_agree():

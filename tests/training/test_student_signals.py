@@ -15,7 +15,7 @@ from potstill.core.errors import TeacherError, UsageError
 from potstill.core.random import uniform
 from potstill.core.signals import Batch
 from potstill.losses import cross_entropy, hint_mse, jacobian_matching
-from potstill.models.blocks import block_of, run_block
+from potstill.models.blocks import run_block
 from potstill.models.input_gradients import differentiable, input_gradient, unit_directions
 from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term
@@ -133,11 +133,7 @@ def test_a_teacher_without_input_gradients_is_told_how(toys: ModuleType, tmp_pat
         )  # fmt: skip
 
 
-def test_names_of_blocks() -> None:
-    assert block_of("layer2(teacher.layer1)") == ("layer2", "layer1")
-    assert block_of("a.0.b(teacher.c.1)") == ("a.0.b", "c.1")
-    assert block_of("layer2") is None
-    assert block_of("layer2(student.layer1)") is None
+def test_a_block_reads_a_signal_of_the_teacher() -> None:
     term = Term(hint_mse, student="layer2(teacher.layer1)", teacher="layer2")
     assert term.teacher_signals == {"layer1", "layer2"}
     assert term.student_signals == {"layer2(teacher.layer1)"}

@@ -106,11 +106,6 @@ class TargetScale:
         return (self.mean[0], self.std[0]) if values.ndim == 1 else (self.mean, self.std)
 
 
-def are_values(signal: str) -> bool:
-    """Return whether a signal of a regression model holds values: its answer, or that of a part of it."""
-    return signal.rpartition(".")[2] == "logits"
-
-
 def scale_of(targets: Array) -> TargetScale:
     """Return mean and standard deviation of targets (n,) or (n, k), over all n; the deviation of a constant is 1."""
     values = np.asarray(targets, dtype=np.float64).reshape(len(targets), -1)

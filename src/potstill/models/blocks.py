@@ -1,8 +1,7 @@
-"""One layer of a model run on inputs that another model made, and the names of such signals."""
+"""One layer of a model run on inputs that another model made."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,14 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from potstill.core.errors import UsageError
 from potstill.models.taps import first_tensor, resolve
-
-_BLOCK = re.compile(r"(?P<layer>[^()]+)\(teacher\.(?P<signal>[^()]+)\)")
-
-
-def block_of(name: str) -> tuple[str, str] | None:
-    """Return the layer and the teacher's signal in a name such as ``layer2(teacher.layer1)``; None for other names."""
-    found = _BLOCK.fullmatch(name)
-    return (found["layer"], found["signal"]) if found else None
 
 
 def run_block(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.names import split_run
 
 Where = str | nn.Module | Callable[[nn.Module], nn.Module]
 """Which layer: its dotted name (``"layer3.0"``), or a function of the model (``lambda m: m.layer3``)."""
@@ -34,7 +35,7 @@ def resolve(model: nn.Module, where: Where) -> nn.Module:
 
     """
     if isinstance(where, str):
-        return _by_name(model, _split(where)[0])
+        return _by_name(model, split_run(where)[0])
     found: object = where
     if not isinstance(where, nn.Module):
         try:
@@ -49,11 +50,6 @@ def resolve(model: nn.Module, where: Where) -> nn.Module:
     if not any(module is found for module in model.modules()):
         raise UsageError(f"The layer {type(found).__name__} is not a part of this {type(model).__name__}.")
     return found
-
-
-def _split(name: str) -> tuple[str, int | None]:
-    stem, mark, number = name.rpartition("#")
-    return (stem, int(number)) if mark and number.isdecimal() else (name, None)
 
 
 def _by_name(model: nn.Module, name: str) -> nn.Module:
@@ -150,7 +146,7 @@ def tap(model: nn.Module, where: Mapping[str, Where]) -> Iterator[Tapped]:
     records = {
         name: _Record(
             f"'{place}'" if isinstance(place, str) else type(layers[name]).__name__,
-            _split(place)[1] if isinstance(place, str) else None,
+            split_run(place)[1] if isinstance(place, str) else None,
         )
         for name, place in where.items()
     }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError
+from potstill.core.names import of_exit, of_peer
 from potstill.models.load import output_tensor
 from potstill.models.taps import Where, tap
 from potstill.models.zoo.nested import NestedConvNet, cut
@@ -41,7 +42,7 @@ class Exits(nn.Module):
             raise UsageError("A model with exits needs at least one layer to exit from.")
         self.model = model
         self._layers = tuple(layers)
-        self.signals = tuple(f"exit{number}.logits" for number in range(1, len(layers) + 1))
+        self.signals = tuple(of_exit(number) for number in range(1, len(layers) + 1))
         training = model.training
         model.eval()
         with torch.no_grad(), tap(model, dict(zip(self.signals, layers, strict=True))) as tapped:
@@ -66,7 +67,7 @@ class Together(nn.Module):
         super().__init__()
         self.student = student
         self.peers = nn.ModuleList(peers)
-        self.signals = tuple(f"peer{number}.logits" for number in range(1, len(peers) + 1))
+        self.signals = tuple(of_peer(number) for number in range(1, len(peers) + 1))
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         """Return every student's logits (b, c)."""

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.names import Signal
 from potstill.core.signals import Batch
 from potstill.objective.parts import apply_heads, heads_for
-from potstill.objective.term import OWN, Names, Term
+from potstill.objective.term import Term
 from potstill.objective.total import Objective, look_up, term_values
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,34 +48,28 @@ def check(
     said = {}
     for term in objective.terms:
         _check_task(term, task)
-        for name in _each_name(term.student):
-            _check_outputs(term, name, look_up(term, name, student_shapes, "student"), "student", num_classes, task)
-        for name in _each_name(term.teacher):
-            own = name.startswith(OWN)
-            if teacher_shapes is None and not own:
+        for signal in (*term.read, *term.taught):
+            shapes = student_shapes if signal.side == "student" else teacher_shapes
+            if shapes is None:
                 raise UsageError(
                     f"Term {term.name} reads a teacher, and there is none. Give a teacher or use the preset 'alone'."
                 )
-            side, shapes = ("student", student_shapes) if own else ("teacher", teacher_shapes or {})
-            shape = look_up(term, name.removeprefix(OWN), shapes, side)
-            _check_outputs(term, name, shape, side, num_classes, task)
+            shape = look_up(term, signal, shapes)
+            _check_outputs(term, signal, shape, num_classes, task)
         values = _try(term, student_shapes, teacher_shapes, num_classes, task)
         if term.head is None:
             said[term.name] = values.detach()
     return said
 
 
-def _each_name(names: Names | None) -> tuple[str, ...]:
-    return () if names is None else (names,) if isinstance(names, str) else names
-
-
-def _check_outputs(term: Term, name: str, shape: tuple[int, ...], side: str, num_outputs: int, task: str) -> None:
+def _check_outputs(term: Term, signal: Signal, shape: tuple[int, ...], num_outputs: int, task: str) -> None:
     """Refuse logits or values of another shape than the data asks for, unless a head brings the two together."""
     shape = tuple(shape)
     scalar = term.kind == "values" and num_outputs == 1 and shape == ()
     if term.kind not in ("logits", "values") or shape == (num_outputs,) or scalar or term.head is not None:
         return
-    if side == "student":
+    name = str(signal)
+    if signal.side == "student":
         raise UsageError(
             f"Term {term.name}: the student's {name!r} has shape {shape} per sample, but the data "
             f"has {num_outputs} {_outputs(task)}. Build the student with num_classes={num_outputs}."
@@ -121,7 +116,7 @@ def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_
         message = str(error)
         raise UsageError(message if message.startswith("Term ") else f"Term {term.name}: {message}") from error
     except Exception as error:
-        shape = {name: tuple(student_shapes[name]) for name in _each_name(term.student)}
+        shape = {signal.name: tuple(student_shapes[signal.name]) for signal in term.read}
         shown = next(iter(shape.values())) if len(shape) == 1 else shape
         raise UsageError(
             f"Term {term.name}: the loss failed on samples of shape {shown}: {type(error).__name__}: {error}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from potstill import losses
-from potstill.objective.term import OWN, Names, Term
+from potstill.core.names import Signal, of_peer, own
+from potstill.objective.term import Names, Term
 from potstill.objective.total import Objective
 
 
@@ -23,18 +27,17 @@ def with_peers(objective: Objective, count: int, mutual: float, task: str) -> Ob
     """
     if not count:
         return objective
-    peers = [f"peer{number}." for number in range(1, count + 1)]
-    terms = [*objective.terms, *(_of_peer(term, peer) for peer in peers for term in objective.terms)]
+    everyone = range(count + 1)
+    terms = [*objective.terms, *(_of_peer(term, peer) for peer in everyone[1:] for term in objective.terms)]
     if mutual:
         loss = losses.forward_kl if task == "classification" else losses.teacher_mse
-        everyone = ["", *peers]
         terms += [
             Term(
                 loss,
                 mutual / count,
-                student=f"{learner}logits",
-                teacher=f"{OWN}{other}logits",
-                name=f"{learner or 'student.'}from {other or 'student.'}".replace(".", " ").strip(),
+                student=of_peer(learner),
+                teacher=own(of_peer(other)),
+                name=f"{_called(learner)} from {_called(other)}",
             )
             for learner in everyone
             for other in everyone
@@ -43,18 +46,22 @@ def with_peers(objective: Objective, count: int, mutual: float, task: str) -> Ob
     return Objective(terms)
 
 
-def _of_peer(term: Term, peer: str) -> Term:
+def _called(student: int) -> str:
+    return f"peer{student}" if student else "student"
+
+
+def _of_peer(term: Term, peer: int) -> Term:
     """Return a term as a peer's: it reads the peer's signals and the same of the teacher."""
 
-    def renamed(names: Names, *, own: bool = False) -> Names:
-        if not isinstance(names, str):
-            return tuple(str(renamed(name, own=own)) for name in names)
-        if own:
-            return f"{OWN}{peer}{names.removeprefix(OWN)}" if names.startswith(OWN) else names
-        return peer + names
+    def renamed(signals: Sequence[Signal], names: Names) -> Names:
+        new = tuple(
+            str(signal if signal.side == "teacher" else replace(signal, name=of_peer(peer, signal.name)))
+            for signal in signals
+        )
+        return new[0] if isinstance(names, str) else new
 
     return term.changed(
-        student=renamed(term.student),
-        teacher=None if term.teacher is None else renamed(term.teacher, own=True),
-        name=peer + term.name,
+        student=renamed(term.read, term.student),
+        teacher=None if term.teacher is None else renamed(term.taught, term.teacher),
+        name=of_peer(peer, term.name),
     )

@@ -12,16 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from potstill.core.errors import UsageError, did_you_mean
+from potstill.core.names import Signal, parse
 from potstill.core.signals import Batch
-from potstill.models.blocks import block_of
 from potstill.objective.heads import HEADS
 from potstill.objective.probe import Probe
 from potstill.objective.schedules import Schedule, Weight, at
 
 HeadBuilder = Callable[[Probe], nn.Module]
 Names = str | tuple[str, ...]
-OWN = "student."
-"""What a teacher's signal begins with when it is one of the student's own, as a constant."""
 
 _RULE = (
     "A loss is written loss(student_*, [teacher_*], [targets], *, options...): the student first, options keyword-only."
@@ -145,16 +143,25 @@ class Term:
         return bool(getattr(self.loss, "over_batch", False))
 
     @property
+    def read(self) -> tuple[Signal, ...]:
+        """What the term reads in the student's place."""
+        return tuple(map(parse, _listed_names(self.student)))
+
+    @property
+    def taught(self) -> tuple[Signal, ...]:
+        """What the term reads in the teacher's place; nothing where the loss reads no teacher."""
+        return tuple(parse(name, taught=True) for name in _listed_names(self.teacher))
+
+    @property
     def student_signals(self) -> frozenset[str]:
         """Names of the student's signals that the term reads, its own ones in the teacher's place included."""
-        own = {name.removeprefix(OWN) for name in _listed_names(self.teacher) if name.startswith(OWN)}
-        return frozenset(_listed_names(self.student)) | own
+        return frozenset(signal.name for signal in (*self.read, *self.taught) if signal.side == "student")
 
     @property
     def teacher_signals(self) -> frozenset[str]:
         """Names of the teacher's signals that the term reads, those that the student's blocks run on included."""
-        fed = {block[1] for name in _listed_names(self.student) if (block := block_of(name))}
-        return frozenset(name for name in _listed_names(self.teacher) if not name.startswith(OWN)) | fed
+        fed = {signal.fed for signal in self.read if signal.fed is not None}
+        return frozenset(signal.name for signal in self.taught if signal.side == "teacher") | fed
 
     def describe(self) -> str:
         """Return the term in words, for example ``0.9 x forward_kl(temperature=4.0) on logits``.

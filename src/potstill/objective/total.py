@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import DataError, UsageError, did_you_mean
+from potstill.core.names import Signal
 from potstill.core.signals import Batch, Signals
 from potstill.losses._shared import blank
 from potstill.objective.probe import Value, each, several
-from potstill.objective.term import OWN, Names, Term
+from potstill.objective.term import Names, Term
 
 Arguments = Mapping[str, Mapping[str, Any]]
 """What heads prepared: arguments of the loss by name, for each term's key."""
@@ -172,29 +173,31 @@ def first_bad(parts: Mapping[str, Tensor]) -> str | None:
     return next((name for name, good in zip(parts, finite, strict=True) if not good), None)
 
 
-def look_up(term: Term, name: str, signals: Mapping[str, Any], side: str) -> Any:
+def look_up(term: Term, signal: Signal, signals: Mapping[str, Any]) -> Any:
     """Return a signal (or its shape) by name.
 
     Raises:
         UsageError: there is none of that name.
 
     """
-    if name not in signals:
+    if signal.name not in signals:
         raise UsageError(
-            f"Term {term.name} reads the {side}'s signal {name!r}, which does not exist.{did_you_mean(name, signals)} "
-            f"To read a hidden layer, tap it under that name."
+            f"Term {term.name} reads the {signal.side}'s signal {signal.name!r}, which does not exist."
+            f"{did_you_mean(signal.name, signals)} To read a hidden layer, tap it under that name."
         )
-    return signals[name]
+    return signals[signal.name]
 
 
 def read_student(term: Term, student_signals: Signals) -> Value:
     """Return what a term reads of the student."""
-    return _read(term, term.student, student_signals, None)
+    return _read(term, term.student, term.read, student_signals, {})
 
 
 def read_teacher(term: Term, student_signals: Signals, teacher_signals: Signals | None) -> Value | None:
     """Return what a term reads in the teacher's place, or None where it reads nothing there."""
-    return None if term.teacher is None else _read(term, term.teacher, student_signals, teacher_signals or {})
+    if term.teacher is None:
+        return None
+    return _read(term, term.teacher, term.taught, student_signals, teacher_signals or {})
 
 
 def term_values(
@@ -262,18 +265,15 @@ def written_by_user(*parts: Any) -> bool:
     return not all(module.startswith("potstill.") for module in modules)
 
 
-def _read(term: Term, names: Names, student_signals: Signals, teacher_signals: Signals | None) -> Value:
-    def one(name: str) -> Tensor:
-        signal: Tensor
-        if teacher_signals is None:
-            signal = look_up(term, name, student_signals, "student")
-        elif name.startswith(OWN):
-            signal = look_up(term, name.removeprefix(OWN), student_signals, "student").detach()
-        else:
-            signal = look_up(term, name, teacher_signals, "teacher")
-        return signal
+def _read(
+    term: Term, names: Names, read: Sequence[Signal], student_signals: Signals, teacher_signals: Signals
+) -> Value:
+    def one(signal: Signal) -> Tensor:
+        value: Tensor = look_up(term, signal, student_signals if signal.side == "student" else teacher_signals)
+        return value.detach() if signal.taught and signal.side == "student" else value
 
-    return one(names) if isinstance(names, str) else tuple(one(name) for name in names)
+    values = tuple(map(one, read))
+    return values[0] if isinstance(names, str) else values
 
 
 def _rows(term: Term, name: str, value: Any, change: Callable[[Tensor], Tensor]) -> Any:

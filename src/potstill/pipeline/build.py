@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.names import parse
 from potstill.core.optional import check_installed
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.data import Data, Stream, channel_statistics, check_augment, load
 from potstill.models import Preprocessor, model_signals, output_signals, tap
-from potstill.models.blocks import block_of
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.measure import hides_weights
 from potstill.models.reuse import reused_in_standard_units
@@ -143,18 +142,16 @@ class Job:
         signals = self.objective.student_signals
         if not self.has_teacher:  # an average of the student answers with the student's own layers
             signals |= self.objective.teacher_signals
-        made = {name for name in signals if block_of(name)} | {INPUT_GRADIENT}
+        made = {name for name in signals if parse(name).fed} | {INPUT_GRADIENT}
         tapped = sorted(signals - self.student_outputs - made - {"logits"})
         if not tapped:
             return {}
         learner = self.make_learner(self.recipe.seed)
         taps: dict[str, Where] = {}
         for signal in tapped:
-            peer, dot, layer = signal.partition(".")
-            number = int(peer.removeprefix("peer")) if dot and re.fullmatch(r"peer[1-9][0-9]*", peer) else 0
-            if 0 < number <= len(self.recipe.peers):
-                named = self.recipe.peers[number - 1].taps
-                taps[signal] = inside_peer(number - 1, named.get(layer, layer))
+            peer, layer = parse(signal).beside(len(self.recipe.peers))
+            if peer:
+                taps[signal] = inside_peer(peer - 1, self.recipe.peers[peer - 1].taps.get(layer, layer))
             else:
                 where = self.given.student_taps.get(signal, self.recipe.student.taps.get(signal, signal))
                 taps[signal] = inside(learner, where)

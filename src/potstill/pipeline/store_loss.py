@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
-from potstill.core.scale import are_values
+from potstill.core.names import parse
 from potstill.core.signals import Batch, Ragged, Signals
 from potstill.pipeline.build import Job
 from potstill.store import Manifest, Store
@@ -78,7 +78,7 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
         return
     for name, values in kept.items():
         codec = manifest.signals[name].codec
-        is_class = are_values(name) and job.data.task == "classification"
+        is_class = parse(name).is_answer and job.data.task == "classification"
         if name not in said or (is_class and codec.samples):
             continue
         truth = said[name][: len(values)].float().cpu()
@@ -87,7 +87,7 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
             exact = isinstance(codec, Full) and isinstance(values, Tensor)
             lost = _lost_classes(truth, values) or (_lost_differences(truth, values) if exact else "")
         else:
-            lost = _lost_values(truth, values, by_output=are_values(name))
+            lost = _lost_values(truth, values, by_output=parse(name).is_answer)
         if lost:
             own = name in job.recipe.store.codecs or not isinstance(codec, Full)
             better = f"store.codecs.{name}: {{codec: full, dtype: float32}}" if own else "store.dtype: float32"

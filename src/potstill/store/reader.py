@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import PotstillError, TeacherError, did_you_mean
-from potstill.core.scale import are_values
+from potstill.core.names import parse
 from potstill.core.signals import Ragged
 from potstill.store import layout
 from potstill.store.codecs import Full, Records, Sparse
@@ -183,7 +183,7 @@ class Store:
         """Return what `gather` gave as the teacher said it: values of a regression are kept in standard units."""
         scale = self.manifest.scale
         log_variance = signal in self.manifest.teacher.get("log_variances", ())
-        if scale is None or not (log_variance or are_values(signal)):
+        if scale is None or not (log_variance or parse(signal).is_answer):
             return values
         return scale.original_tensor(values, log_variance=log_variance)
 

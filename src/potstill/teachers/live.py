@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError, UsageError
-from potstill.core.scale import TargetScale, are_values
+from potstill.core.names import parse, split_run
+from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch, Signals
 from potstill.models.input_gradients import INPUT_GRADIENT, differentiable, input_gradient
 from potstill.models.load import model_signals, output_signals
@@ -195,7 +196,7 @@ class LiveTeacher:
         if self._scale is None:
             return signals
         scale, logs = self._scale, self._log_variances
-        in_units = {name for name in signals if are_values(name)} | logs
+        in_units = {name for name in signals if parse(name).is_answer} | logs
         return {
             name: scale.standard_tensor(values, log_variance=name in logs) if name in in_units else values
             for name, values in signals.items()
@@ -292,8 +293,8 @@ def _layer_name(model: nn.Module, where: Where) -> str:
     """Return the dotted name of a tapped layer, so that a function and a name of the same layer are the same."""
     layer = resolve(model, where)
     name = next(name for name, module in model.named_modules() if module is layer)
-    run = where.rpartition("#")[2] if isinstance(where, str) and "#" in where else ""
-    return f"{name}#{run}" if run.isdecimal() else name
+    run = split_run(where)[1] if isinstance(where, str) else None
+    return name if run is None else f"{name}#{run}"
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.core.names import parse
 from potstill.core.signals import Signals
-from potstill.models.blocks import block_of, run_block
+from potstill.models.blocks import run_block
 from potstill.models.input_gradients import INPUT_GRADIENT, differentiable, input_gradient
 from potstill.models.load import output_signals
 from potstill.objective import Objective, apply_heads
@@ -43,7 +44,8 @@ class Trainee(nn.Module):
         self.heads = heads
         self.device = device
         self._terms = objective.terms
-        self._blocks = {name: block for name in sorted(objective.student_signals) if (block := block_of(name))}
+        signals = map(parse, sorted(objective.student_signals))
+        self._blocks = [(signal, signal.fed) for signal in signals if signal.fed is not None]
         self._differentiates = INPUT_GRADIENT in objective.student_signals
         self._tapped = tapped
         self._dtype = dtype
@@ -70,8 +72,8 @@ class Trainee(nn.Module):
                 found = input_gradient(signals["logits"], inputs, ids, views, create_graph=graph)
                 signals[INPUT_GRADIENT] = found
         with autocast(self._dtype, self.device):
-            for name, (layer, signal) in self._blocks.items():
-                signals[name] = run_block(self.student, layer, (teacher_signals or {})[signal]).float()
+            for block, fed in self._blocks:
+                signals[block.name] = run_block(self.student, block.layer, (teacher_signals or {})[fed]).float()
         return signals
 
     def signals(self, inputs: Tensor) -> dict[str, Tensor]:
@@ -101,11 +103,11 @@ def made_shapes(
     """
     student.eval()
     shapes = {INPUT_GRADIENT: inputs} if INPUT_GRADIENT in objective.student_signals else {}
-    for name in sorted(objective.student_signals):
-        layer, signal = block_of(name) or ("", "")
-        if teacher is not None and signal in teacher:
+    for block in map(parse, sorted(objective.student_signals)):
+        if teacher is not None and block.fed is not None and block.fed in teacher:
             with torch.no_grad():
-                shapes[name] = tuple(run_block(student, layer, torch.zeros(2, *teacher[signal])).shape[1:])
+                made = run_block(student, block.layer, torch.zeros(2, *teacher[block.fed]))
+            shapes[block.name] = tuple(made.shape[1:])
     return shapes
 
 
