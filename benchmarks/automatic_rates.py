@@ -118,6 +118,7 @@ PAIRS = {
         housing, model("mlp", hidden=[32]), model("mlp", hidden=[128, 128]), 30, 64, "regression", 30
     ),
     "cnn on fashion, 3 epochs": Pair(fashion, model("cnn", width=6), model("cnn", width=24), 3, 64),
+    "cnn on fashion, 30 epochs": Pair(fashion, model("cnn", width=6), model("cnn", width=24), 30, 64),
     "cnn on cifar": Pair(cifar, model("cnn", width=8), model("cnn", width=32), 12, 128),
 }
 

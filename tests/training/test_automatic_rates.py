@@ -12,6 +12,8 @@ from potstill.core.errors import DivergedError
 from potstill.models.zoo.small import cnn, mlp
 from potstill.recipe.schema import Training
 from potstill.training.rates import (
+    LONG,
+    LONG_TABLE,
     TABLE,
     TRAINED,
     Tried,
@@ -57,6 +59,15 @@ def test_every_table_has_three_to_five_candidates_that_a_recipe_could_name() -> 
         for optimizer, rate in table:
             Training(optimizer=optimizer, learning_rate=rate)
     assert all(rate in (1e-5, 2e-5, 5e-5, 2e-4) for _, rate in TRAINED["attention"])
+
+
+def test_long_trainings_of_convolutional_nets_try_less_for_longer() -> None:
+    model = cnn(3, in_channels=1, width=2)
+    assert pairs(Training(), model, steps=LONG - 1) == list(TABLE["normed"])
+    assert pairs(Training(), model, steps=LONG) == [("sgd", 0.1), ("sgd", 0.3)] == list(LONG_TABLE["normed"])
+    assert pairs(Training(), model, steps=LONG, trained=True) == list(TRAINED["normed"])
+    assert pairs(Training(), mlp(3, in_features=4), steps=LONG) == list(TABLE["plain"])
+    assert pairs(Training(optimizer="adamw"), model, steps=LONG) == pairs(Training(optimizer="adamw"), model)
 
 
 def test_a_model_with_norm_weights_that_differ_was_trained_before() -> None:

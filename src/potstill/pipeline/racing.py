@@ -94,7 +94,7 @@ def race(arm: str, settings: Training, model: nn.Module, *, recipe: Recipe, trai
     if not is_open(settings):
         return None
     total = settings.epochs * num_batches(len(data.train), settings.batch_size)
-    found = candidates(settings, model, trained=trained)
+    found = candidates(settings, model, trained=trained, steps=total)
     count, steps = steps_of_each(len(found), total)
     judged_on = len(data.validation) if is_share(recipe) else None
     return Race(arm, found, count, steps, total, higher_is_better(recipe), judged_on)

@@ -31,6 +31,10 @@ TABLE: dict[Kind, tuple[tuple[str, float], ...]] = {
     "attention": (("adamw", 1e-3), ("adamw", 3e-4), ("adamw", 3e-3), ("adamw", 1e-4)),
 }
 """What is tried for a model that starts from random weights, the likeliest first."""
+LONG = 1_500
+"""Steps of a training from which a race of many, a tenth of it for each, says little about its end."""
+LONG_TABLE: dict[Kind, tuple[tuple[str, float], ...]] = {"normed": (("sgd", 0.1), ("sgd", 0.3))}
+"""What is tried instead in long trainings, for longer: gentler settings are ahead early there and behind at the end."""
 TRAINED: dict[Kind, tuple[tuple[str, float], ...]] = {
     "normed": (("sgd", 0.01), ("sgd", 0.03), ("adamw", 1e-3), ("sgd", 0.1), ("adamw", 1e-4)),
     "plain": (("sgd", 0.01), ("sgd", 0.03), ("adamw", 1e-3), ("adamw", 1e-4)),
@@ -72,19 +76,21 @@ def is_open(settings: Training) -> bool:
     return "auto" in (settings.optimizer, settings.learning_rate)
 
 
-def candidates(settings: Training, model: nn.Module, *, trained: bool = False) -> tuple[Training, ...]:
+def candidates(settings: Training, model: nn.Module, *, trained: bool = False, steps: int = 0) -> tuple[Training, ...]:
     """Return the settings to try, at least two, the likeliest first; nothing is left open in any of them.
 
     Args:
         settings: of the recipe; what it fixes is the same in every candidate.
         model: whose kind decides.
         trained: whether it starts from weights that were trained before; found out where norm layers show it.
+        steps: of the training; long ones of some kinds of models try less, each for longer.
 
     """
     trained = trained or looks_trained(model)
     pairs: list[tuple[str, float | None]]
     if settings.optimizer == "auto" and settings.learning_rate == "auto":
-        pairs = list((TRAINED if trained else TABLE)[kind_of(model)])
+        table = TRAINED if trained else TABLE | LONG_TABLE if steps >= LONG else TABLE
+        pairs = list(table[kind_of(model)])
     elif settings.optimizer == "auto":
         first = TABLE[kind_of(model)][0][0]
         rate = None if settings.learning_rate == "auto" else settings.learning_rate
