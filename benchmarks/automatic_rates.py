@@ -154,7 +154,7 @@ def job_of(pair: Pair) -> Job:
 
 def score(job: Job, model: torch.nn.Module, data: Data) -> float:
     """Return accuracy or R2 on the test split, in points."""
-    test, preprocess = data.test, job.student_preprocess
+    test, preprocess = data.test, job.student.preprocess
     outputs = predict(model, test, preprocess=preprocess, batch_size=512, device=torch.device("cpu"), label="test")
     if data.task == "classification":
         return 100.0 * metrics.accuracy(outputs, test.targets)
@@ -197,8 +197,8 @@ def measure(name: str, out: Path) -> None:
         row: dict[str, Any] = {"pair": name, "arm": arm, "seed": seed, "teacher": round(teacher_score, 2)}
         row |= {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         try:
-            result = fit(place, kind=arm, seed=seed, settings=settings)
-            student = job.make_student(seed)
+            result = fit((seed, arm), place, settings=settings)
+            student = job.student.build(seed, "alone")
             load_weights(student, result.weights)
             row |= {"score": round(score(job, student, job.data.to_learn()), 3), "best_epoch": result.best_epoch}
         except DivergedError:
@@ -209,12 +209,12 @@ def measure(name: str, out: Path) -> None:
 
     fit = partial(train_student, job, accelerator=accelerator, teacher=teacher)
     for arm in ARMS:
-        race = student_race(job, arm)
+        race = student_race(job, arm, job.student)
         assert race is not None
         place = folder / f"race-{arm}"
         if not (place / FILE).exists() or json.loads((place / FILE).read_text())["chosen"] is None:
             began = time.process_time()
-            run_race(race, place, partial(fit, seed=0, kind=arm), accelerator)
+            run_race(race, place, partial(fit, (0, arm)), accelerator)
             (place / "seconds.json").write_text(json.dumps(round(time.process_time() - began, 2)))
         chosen = race.settings[json.loads((place / FILE).read_text())["chosen"]]
         fixed = [

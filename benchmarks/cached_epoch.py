@@ -109,10 +109,10 @@ def main() -> None:
                 stream=job.stream(data, seed=0, views=1),
                 objective=preset("alone" if source is None else "kd", "classification"),
                 settings=job.recipe.training.model_copy(update={"epochs": 1, "precision": precision}),
-                preprocess=job.student_preprocess,
+                preprocess=job.student.preprocess,
                 teacher=source,
             )
-            result = train(job.make_student(0), spec, folder / f"{case}-{number}".replace(" ", "-"))
+            result = train(job.student.build(0, "alone"), spec, folder / f"{case}-{number}".replace(" ", "-"))
             return len(small) / float(json.loads(result.history.read_text())["images_per_second"])
 
         cases: dict[str, tuple[str, str, Callable[[int], float]]] = {

@@ -53,10 +53,10 @@ def main() -> None:
                     stream=job.stream(data, seed=0, views=1),
                     objective=preset("alone" if source is None else "kd", "classification"),
                     settings=settings,
-                    preprocess=job.student_preprocess,
+                    preprocess=job.student.preprocess,
                     teacher=source,
                 )
-                result = train(job.make_student(0), spec, Path(folder) / f"{name}-{number}")
+                result = train(job.student.build(0, "alone"), spec, Path(folder) / f"{name}-{number}")
                 # The first round warms up caches and kernels.
                 if number:
                     rates[name].append(json.loads(result.history.read_text())["images_per_second"])

@@ -77,14 +77,14 @@ def one(job: Job, store: Any, out: Path, name: str, seed: int, epochs: int) -> N
         return
     goal = objective(name)
     teacher = StoredTeacher(store, goal.teacher_signals) if goal.needs_teacher else None
-    student = job.make_student(seed)
+    student = job.student.build(seed, "alone")
     began = time.monotonic()
     spec = Spec(
         data=job.data,
         stream=job.stream(job.data, views=job.recipe.store.views) if teacher else job.stream(job.data, seed),
         objective=goal,
         settings=job.recipe.training.model_copy(update={"epochs": epochs}),
-        preprocess=job.student_preprocess,
+        preprocess=job.student.preprocess,
         seed=seed,
         teacher=teacher,
         taps={signal: signal for signal in goal.student_signals - {"logits"}},
@@ -92,7 +92,7 @@ def one(job: Job, store: Any, out: Path, name: str, seed: int, epochs: int) -> N
     train(student, spec, folder, label=f"{name} {seed}")
     seconds = time.monotonic() - began
     logits = predict(
-        student, job.data.test, preprocess=job.student_preprocess, batch_size=256, device=torch.device("cpu")
+        student, job.data.test, preprocess=job.student.preprocess, batch_size=256, device=torch.device("cpu")
     )
     correct = logits.argmax(1) == job.data.test.targets
     (folder / "objective.json").write_text(json.dumps(goal.describe(), indent=1))

@@ -120,9 +120,7 @@ def trained(job: Job, teacher: Teacher, folder: Path) -> list[dict[str, float]]:
     """Train with another seed than the store's, and return for each epoch the means of the terms."""
     accelerator, seed = start("cpu"), job.recipe.seed + 1
     settings = job.recipe.training
-    stages.train_student(
-        job, folder, accelerator=accelerator, seed=seed, kind="distilled", teacher=teacher, settings=settings
-    )
+    stages.train_student(job, (seed, "distilled"), folder, accelerator=accelerator, teacher=teacher, settings=settings)
     return history(folder)
 
 

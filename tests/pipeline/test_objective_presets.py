@@ -191,13 +191,13 @@ def test_every_preset_trains_on_digits(name: str, tmp_path: Path) -> None:
     job = job_of(objective, base=tmp_path, text=text)
     teacher = stages.live_teacher(job, job.make_teacher()) if job.objective.needs_teacher else None
     result = stages.train_student(
-        job, tmp_path / "run", accelerator=Accelerator(cpu=True), seed=0, kind="distilled", teacher=teacher,
+        job, (0, "distilled"), tmp_path / "run", accelerator=Accelerator(cpu=True), teacher=teacher,
         settings=job.recipe.training,
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert lines
     assert 0 <= result.best_validation <= 1
-    weights = torch.cat([parameter.flatten() for parameter in job.make_student(0).parameters()])
+    weights = torch.cat([parameter.flatten() for parameter in job.student.build(0, "alone").parameters()])
     assert weights.isfinite().all()
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import runpy
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
+from potstill import models
 from potstill.core.files import read_json
-from potstill.pipeline import plan, run
+from potstill.pipeline import makers, plan, run
 from potstill.pipeline.making import Making
 from potstill.pipeline.orders import order
 from potstill.pipeline.prepare import prepare
@@ -69,3 +74,23 @@ def test_a_run_leaves_the_stages_of_its_plan_in_the_order_of_the_plan(
     assert planned(recipe, home) == before
     again = plan(recipe, out=home / "run", base=home)
     assert all(stage.reused for stage in again.stages[:-1])
+
+
+def test_a_student_is_built_once_to_be_looked_at_and_then_for_each_training_and_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those are left of four times as many; one more checks that a second build is the same as the first."""
+    built: list[tuple[Any, int]] = []
+
+    def build(name: str, args: Mapping[str, Any], *, seed: int, base: Path) -> nn.Module:
+        built.append((args["width"], seed))
+        return models.build(name, args, seed=seed, base=base)
+
+    recipe = read(EXAMPLES / "digits" / "recipe.yaml", [*QUICK, *SHORT, "seeds=2", "teacher.args.width=4"])
+    monkeypatch.setattr(makers, "build", build)
+    run(recipe, out=tmp_path / "run")
+    students = Counter(seed for width, seed in built if width == 6)
+    assert students == {0: 1 + 4 + 1, 1: 1 + 4}
+    del built[:]
+    run(recipe, out=tmp_path / "run")  # all is there: the weights of each are asked what they compute
+    assert Counter(seed for width, seed in built if width == 6) == {0: 1 + 2 + 1, 1: 1 + 2}

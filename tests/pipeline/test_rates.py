@@ -124,15 +124,13 @@ def test_each_arm_is_raced_at_equal_cost_and_trained_as_if_its_choice_were_fixed
     assert settings[1] == settings[2]
     job = build_job(recipe, base=Path())
     chosen = recipe.training.model_copy(update={name: arms["alone"][name] for name in ("optimizer", "learning_rate")})
-    train_student(
-        job, tmp_path / "fixed", accelerator=start("cpu"), seed=0, kind="alone", teacher=None, settings=chosen
-    )
+    train_student(job, (0, "alone"), tmp_path / "fixed", accelerator=start("cpu"), teacher=None, settings=chosen)
     ours = load_file(out / "seeds/0/alone/weights.safetensors")
     theirs = load_file(tmp_path / "fixed" / "weights.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    job_data, model = job.data.validation, job.make_student(0)
+    job_data, model = job.data.validation, job.student.build(0, "alone")
     model.load_state_dict(ours)
-    outputs = predict(model, job_data, preprocess=job.student_preprocess, batch_size=64, device=torch.device("cpu"))
+    outputs = predict(model, job_data, preprocess=job.student.preprocess, batch_size=64, device=torch.device("cpu"))
     area = roc_auc_score(job_data.targets, softmax(outputs, axis=1), multi_class="ovr")
     result, history = (out / "seeds/0/alone" / name for name in ("result.json", "history.jsonl"))
     assert read_json(result)["best_validation"] == pytest.approx(area, abs=1e-6)

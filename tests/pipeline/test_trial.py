@@ -186,7 +186,7 @@ def test_lazy_layers_get_their_weights_from_the_seed_and_the_data(tmp_path: Path
 
     for student in (lazy, lazy()):
         made = job(student, [], seeds=2)
-        first, again, other = made.make_student(0), made.make_student(0), made.make_student(1)
+        first, again, other = made.student.make(0), made.student.make(0), made.student.make(1)
         assert not has_lazy_layers(first)
         assert first.training
         assert first[0].weight.shape == (8, 4)

@@ -27,7 +27,8 @@ from potstill.models.beside_weights import copied
 from potstill.models.last_layer import answer_in_standard_units
 from potstill.objective import preset
 from potstill.pipeline.build import Job
-from potstill.pipeline.proof import Array, best_seed, trained_student
+from potstill.pipeline.making import Making
+from potstill.pipeline.proof import Array, best_seed
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.schema import BackToTeacher, Training
 from potstill.teachers import LiveTeacher
@@ -44,8 +45,9 @@ def settings_of(job: Job) -> BackToTeacher:
     return job.recipe.back_to_teacher or BackToTeacher.model_construct()
 
 
-def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator: Accelerator, way: Way) -> Result:
+def fine_tune(made: Making, way: Way, folder: Path, *, accelerator: Accelerator) -> Result:
     """Train a copy of the teacher further: from labels and the student's answers, or from labels alone."""
+    job, teacher = made.job, made.teacher()
     section = settings_of(job)
     settings = Training(
         epochs=section.epochs or 1,
@@ -61,8 +63,8 @@ def fine_tune(job: Job, teacher: nn.Module, out: Path, folder: Path, accelerator
     learner.requires_grad_(True)
     helper = None
     if way == "helped":
-        student = trained_student(job, out, best_seed(job, out), "distilled")
-        helper = LiveTeacher(student, preprocess=job.student_preprocess, device=job.device)
+        student = copied(made.deployed(best_seed(job, made.out), "distilled"))  # which stays laid out as it is
+        helper = LiveTeacher(student, preprocess=job.student.preprocess, device=job.device)
     data = job.data.to_learn()
     spec = Spec(
         data=data,
@@ -90,14 +92,15 @@ def learn_standard_units(job: Job, teacher: nn.Module) -> None:
         answer_in_standard_units(teacher, inputs, job.teacher_scale)
 
 
-def measure(job: Job, teacher: nn.Module, out: Path) -> None:
+def measure(made: Making) -> None:
     """Write ``back/result.json`` and, in classification, ``back/doubtful_labels.csv``."""
+    job, out, teacher = made.job, made.out, made.teacher()
     section = settings_of(job)
     found: dict[str, Any] = {}
     if section.epochs is not None:
         found = _compare(job, teacher, out)
     if job.data.task == "classification":
-        rows = doubtful(job, teacher, out)
+        rows = doubtful(made)
         found["doubtful_labels"] = len(rows)
         write_text(out / FOLDER / "doubtful_labels.csv", _as_csv(rows))
     write_json(out / FOLDER / "result.json", found)
@@ -147,13 +150,14 @@ def _answers(job: Job, model: nn.Module, preprocess: Preprocessor, samples: Samp
     return predict(model, samples, preprocess=preprocess, batch_size=size, device=job.device)
 
 
-def doubtful(job: Job, teacher: nn.Module, out: Path) -> list[dict[str, Any]]:
+def doubtful(made: Making) -> list[dict[str, Any]]:
     """Return the training samples whose label both models are sure is another, the surest first."""
+    job, teacher = made.job, made.teacher()
     train_split = job.data.train
-    student = trained_student(job, out, best_seed(job, out), "distilled")
+    student = made.deployed(best_seed(job, made.out), "distilled")
     answers = {
         "teacher": _answers(job, teacher, job.teacher_preprocess, train_split),
-        "student": _answers(job, student, job.student_preprocess, train_split),
+        "student": _answers(job, student, job.student.preprocess, train_split),
     }
     probs = {name: torch.from_numpy(one).double().softmax(1).numpy() for name, one in answers.items()}
     named = {name: one.argmax(1) for name, one in probs.items()}

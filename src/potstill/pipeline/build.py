@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.measure import hides_weights
 from potstill.models.reuse import reused_in_standard_units
 from potstill.models.taps import Where
-from potstill.models.together import Exits, Together, below, inside, inside_peer
+from potstill.models.together import below
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
 from potstill.pipeline.any_teacher import covers, describe_source, is_foreign, is_read
 from potstill.pipeline.judging import check_metric
 from potstill.pipeline.makers import answers_in, located, preprocessor, student_maker, teacher_maker
 from potstill.pipeline.objectives import Side, build_objective
+from potstill.pipeline.student import Student
 from potstill.recipe import schema
 from potstill.teachers.foreign import ForeignTeacher, ReadAs
 from potstill.teachers.merged import MergedTeacher, member_model
@@ -65,23 +67,18 @@ class Job:
     base: Path
     data: Data
     objective: Objective
-    make_student: Callable[[int], nn.Module]
+    student: Student
     make_teacher: Callable[[], nn.Module]
     """Builds the teacher; not to be called where there is none."""
-    student_preprocess: Preprocessor
     teacher_preprocess: Preprocessor
     device: torch.device
     given: Given
+    chain: tuple[Student, ...] = ()
+    """Models between teacher and student, in the order of training: each teaches the next."""
     comparable: bool = True
     """Whether the teacher answers in the classes of the data."""
     losses_say: Mapping[str, Tensor] = field(default_factory=dict)
     """What each term's loss says of made-up samples: code that reads a setting from elsewhere shows here."""
-    make_peers: tuple[Callable[[int], nn.Module], ...] = ()
-    """Builds the students that learn beside the student."""
-    make_links: tuple[Callable[[int], nn.Module], ...] = ()
-    """Builds the models of the recipe's chain."""
-    student_outputs: frozenset[str] = frozenset()
-    """Signals that the student returns beside its logits."""
     teacher_outputs: frozenset[str] = frozenset()
     teacher_scale: TargetScale | None = None
     """What turns the teacher's values into the units that students learn in; None where it answers in these."""
@@ -115,18 +112,6 @@ class Job:
         """The teacher's section; one without a model where there is no separate teacher."""
         return self.recipe.teacher or schema.Teacher.model_construct()
 
-    def make_learner(self, seed: int) -> nn.Module:
-        """Return the student as it is distilled: with its exits and peers, see `models.together.deployed`."""
-        student = self.make_student(seed)
-        if self.recipe.student.exits:
-            example = self.student_preprocess(torch.zeros(2, *self.data.shape))
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                student = Exits(student, self.recipe.student.exits, num_outputs=self.data.num_outputs, example=example)
-        if not self.make_peers:
-            return student
-        return Together(student, [make(seed + 1 + index) for index, make in enumerate(self.make_peers)])
-
     @property
     def augment(self) -> schema.Augment | None:
         """The augmentation of training images, or None where every sample is always the same."""
@@ -143,19 +128,7 @@ class Job:
         if not self.has_teacher:  # an average of the student answers with the student's own layers
             signals |= self.objective.teacher_signals
         made = {name for name in signals if parse(name).fed} | {INPUT_GRADIENT}
-        tapped = sorted(signals - self.student_outputs - made - {"logits"})
-        if not tapped:
-            return {}
-        learner = self.make_learner(self.recipe.seed)
-        taps: dict[str, Where] = {}
-        for signal in tapped:
-            peer, layer = parse(signal).beside(len(self.recipe.peers))
-            if peer:
-                taps[signal] = inside_peer(peer - 1, self.recipe.peers[peer - 1].taps.get(layer, layer))
-            else:
-                where = self.given.student_taps.get(signal, self.recipe.student.taps.get(signal, signal))
-                taps[signal] = inside(learner, where)
-        return taps
+        return self.student.taps(signals - made, self.recipe.seed)
 
     @property
     def teacher_taps(self) -> dict[str, Where]:
@@ -206,23 +179,19 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
             "store": recipe.store.model_copy(update={"views": _views(recipe)}),
         }
     )
-    make_student = student_maker(recipe.student, recipe.seed, data, base=base, given=given.student)
     separate = _separate(recipe)
     scale = answers_in(separate, data, base) if separate and not separate.members else None
-    if scale is not None:
-        make_student = _in_standard_units(make_student, scale)
-    make_peers = tuple(student_maker(peer, recipe.seed, data, base=base, given=None) for peer in recipe.peers)
-    make_links = tuple(student_maker(link, recipe.seed, data, base=base, given=None) for link in recipe.chain)
+    student, chain = _students(recipe, data, base, given, scale)
     make_teacher = teacher_maker(separate, recipe, data, base=base, given=given.teacher) if separate else _no_teacher
-    student_preprocess = preprocessor(recipe.student.preprocess)
     teacher_preprocess = preprocessor(separate.preprocess) if separate else Preprocessor()
+    side = Side("student", partial(student.plain, recipe.seed), student.preprocess)
     objective = given.objective
     if objective is None:
         objective, resolved = build_objective(
             recipe,
             base=base,
-            student=Side("student", lambda: make_student(recipe.seed), student_preprocess),
-            teacher=_taught_by(recipe, make_teacher, teacher_preprocess, make_student, student_preprocess),
+            student=side,
+            teacher=_taught_by(recipe, make_teacher, teacher_preprocess, side),
             inputs=lambda count: _first_inputs(data, count),
             num_outputs=data.num_outputs,
         )
@@ -233,21 +202,43 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         base=base,
         data=data,
         objective=objective,
-        make_student=make_student,
+        student=student,
         make_teacher=make_teacher,
-        student_preprocess=student_preprocess,
         teacher_preprocess=teacher_preprocess,
         device=device,
         given=given,
-        make_peers=make_peers,
-        make_links=make_links,
+        chain=chain,
         order_is_written=written,
         teacher_outputs=frozenset(model_signals(make_teacher())) if separate else frozenset(),
         teacher_scale=scale,
     )
-    job = replace(job, student_outputs=frozenset(model_signals(job.make_learner(recipe.seed))))
     comparable, said = check_models(job)
     return replace(job, comparable=comparable, losses_say=said)
+
+
+def _students(
+    recipe: schema.Recipe, data: Data, base: Path, given: Given, scale: TargetScale | None
+) -> tuple[Student, tuple[Student, ...]]:
+    """Return the student and the models of the chain; ``scale`` is that of the teacher's values, if they have one."""
+
+    def student(name: str, section: schema.Model, training: schema.Training, python: Any = None) -> Student:
+        make = student_maker(section, recipe.seed, data, base=base, given=python)
+        if name == "student" and scale is not None:
+            make = _in_standard_units(make, scale)
+        if not isinstance(section, schema.Student):
+            section = schema.Student(**{field: getattr(section, field) for field in schema.Model.model_fields})
+        pre, layers = preprocessor(section.preprocess), dict(section.taps)
+        return Student(name, section, training, make, pre, tuple(data.shape), data.num_outputs, layers=layers)
+
+    peers = tuple(student(f"peer {number}", peer, recipe.training) for number, peer in enumerate(recipe.peers, 1))
+    last = student("student", recipe.student, recipe.training, given.student)
+    last = replace(last, peers=peers, layers={**last.layers, **given.student_taps}, given=given.student)
+    assistants = [
+        replace(student(f"assistant {number}", section, section.training or recipe.training), peers=peers)
+        for number, section in enumerate(recipe.chain, 1)
+    ]
+    earlier = [replace(last, name=f"generation {number}", given=None) for number in range(1, recipe.generations)]
+    return last, (*assistants, *earlier)
 
 
 def _in_standard_units(make: Callable[[int], nn.Module], scale: TargetScale) -> Callable[[int], nn.Module]:
@@ -264,13 +255,12 @@ def _taught_by(
     recipe: schema.Recipe,
     make_teacher: Callable[[], nn.Module],
     teacher_preprocess: Preprocessor,
-    make_student: Callable[[int], nn.Module],
-    student_preprocess: Preprocessor,
+    student: Side,
 ) -> Side | None:
     """Return the side that answers as the teacher: for an average of the student, a model like the student."""
     if _separate(recipe):
         return Side("teacher", lambda: _unread(make_teacher()), teacher_preprocess)
-    return Side("teacher", lambda: make_student(recipe.seed), student_preprocess) if recipe.teacher else None
+    return replace(student, role="teacher") if recipe.teacher else None
 
 
 def _unread(model: nn.Module) -> nn.Module:
@@ -355,7 +345,7 @@ def answer(
     ask = by_batch(model)
     model.eval()
     try:
-        with torch.inference_mode(), tap(model, taps) as tapped:
+        with torch.no_grad(), tap(model, taps) as tapped:
             output = model(preprocess(batch.tensor)) if ask is None else dict(ask(batch))
             signals = {**output_signals(model, output), **tapped}
             shapes = {name: tuple(signal.shape[1:]) for name, signal in signals.items()}
@@ -389,8 +379,8 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
     """
     batch = example_batch(job)
     inputs = batch.tensor
-    learner = job.make_learner(job.recipe.seed)
-    student = _try("student", learner, job.student_preprocess, batch, job.student_taps)
+    learner = job.student.fresh(job.recipe.seed)
+    student = _try("student", learner, job.student.preprocess, batch, job.student_taps)
     teacher = module = None
     if job.has_teacher:
         module = job.make_teacher()
@@ -417,7 +407,7 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
     made = made_shapes(job.objective, learner, answers, tuple(inputs.shape[1:]))
     known = {**made, **answers} if answers is not None else None
     said = check(job.objective, {**made, **student}, known, num_classes=job.data.num_outputs, task=job.data.task)
-    check_settings(learner, job.objective, job.recipe.training, samples=len(job.data.train))
+    check_settings(learner, job.objective, job.student.training, samples=len(job.data.train))
     if teacher is None or module is None or teacher["logits"] != expected:
         return False, said
     return covers(module, job.data.test.ids), said

@@ -35,7 +35,8 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.judging import loss_of
 from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import zoo_arguments
-from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures, trained_student
+from potstill.pipeline.making import Making
+from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import METRICS
@@ -63,7 +64,7 @@ class _Answers:
     outputs: Array
 
 
-def export_student(job: Job, out: Path) -> None:
+def export_student(made: Making) -> None:
     """Write the best distilled student as files to deploy, and compare each file's answers with the student's.
 
     Everything is written into a folder beside the earlier files first: what is refused or fails leaves them untouched.
@@ -73,8 +74,9 @@ def export_student(job: Job, out: Path) -> None:
             measured; nothing is changed then.
 
     """
+    job, out = made.job, made.out
     seed = best_seed(job, out)
-    model, folder, beside = trained_student(job, out, seed, "distilled"), out / "export", out / _BESIDE
+    model, folder, beside = made.deployed(seed, "distilled"), out / "export", out / _BESIDE
     test = _Answers(job.data.test, _measured(out, seed))
     _check_unchanged(job, model, test, out)
     shutil.rmtree(beside, ignore_errors=True)
@@ -136,7 +138,7 @@ def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predi
     values = predict(
         model,
         samples,
-        preprocess=job.student_preprocess,
+        preprocess=job.student.preprocess,
         batch_size=job.recipe.evaluation.batch_size,
         device=job.device,
         label=label,
@@ -149,15 +151,15 @@ def _write(
 ) -> list[dict[str, Any]]:
     """Write and check every file in a folder of its own; return an entry of ``parity.json`` for each."""
     examples = job.data.train.fetch(np.arange(2))
-    by_name = job.given.student is None
-    built_as = job.recipe.student
+    by_name = job.student.given is None
+    built_as = job.student.section
     if built_as.model == "nested_cnn":  # what is deployed is its full width, an ordinary model
         args = {name: value for name, value in built_as.args.items() if name != "widths"}
         built_as = built_as.model_copy(update={"model": "cnn", "args": args})
     save_student(
         model,
         folder,
-        preprocess=job.student_preprocess,
+        preprocess=job.student.preprocess,
         task=job.data.task,
         shape=job.data.shape,
         dtype=examples.dtype,
@@ -208,7 +210,7 @@ def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor, tempera
     """Write the student as a float32 file."""
     export_onnx(
         model,
-        job.student_preprocess,
+        job.student.preprocess,
         examples,
         path,
         task=job.data.task,

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from potstill.core import fingerprint
 from potstill.core.source import digests, files_of, typed_code
-from potstill.models.together import deployed
 from potstill.objective import Schedule
 from potstill.pipeline.build import Job
-from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.inputs import Inputs, settings_of
 from potstill.pipeline.racing import Race, student_race, teacher_races, teacher_stage
+from potstill.pipeline.student import KINDS, Kind, Student
 from potstill.recipe.schema import Member, Model, Teacher
 
-Kind = Literal["alone", "distilled"]
-KINDS: tuple[Kind, ...] = ("alone", "distilled")
 _WHERE = (
     "answers_checked",
     "model",
@@ -62,14 +59,9 @@ def stage_name(seed: int, kind: Kind) -> str:
     return f"student {kind}, seed {seed}"
 
 
-def stage_folder(seed: int, kind: Kind) -> str:
-    """Return a student's folder in the run folder."""
-    return f"seeds/{seed}/{kind}"
-
-
 def store_name(job: Job, link: int) -> str:
     """Return the name of the stage that records the teacher (0) or a model of the chain."""
-    return f"store of {links(job)[link - 1].name}" if link else "store"
+    return f"store of {job.chain[link - 1].name}" if link else "store"
 
 
 @dataclass(frozen=True)
@@ -94,10 +86,10 @@ class Keys:
     @cached_property
     def races(self) -> dict[str, Race | None]:
         """What is tried for what the recipe leaves open of a training, by the arm: see `racing.Race`."""
-        chain = [(link.name, as_student(self.job, link)) for link in links(self.job)]
-        students: list[tuple[str, Job]] = [*chain, *((kind, self.job) for kind in KINDS)]
-        found = teacher_races(self.job) if self.job.has_teacher else {}
-        return found | {arm: student_race(job, arm) for arm, job in students}
+        job = self.job
+        found = teacher_races(job) if job.has_teacher else {}
+        found |= {link.name: student_race(job, link.name, link) for link in job.chain}
+        return found | {kind: student_race(job, kind, job.student) for kind in KINDS}
 
     def rates(self, arm: str) -> Inputs:
         """Of the choice of what the recipe leaves open of an arm's trainings."""
@@ -125,7 +117,7 @@ class Keys:
 
     def link(self, number: int) -> Inputs:
         """Of the i-th model of the chain, counted from 1."""
-        return self._raced(links(self.job)[number - 1].name)
+        return self._raced(self.job.chain[number - 1].name)
 
     def student(self, seed: int, kind: Kind) -> Inputs:
         """Of one student."""
@@ -133,7 +125,7 @@ class Keys:
 
     def predictions(self) -> Inputs:
         """Of what all models answer to the test split."""
-        models = [link.name for link in links(self.job)] + [stage_name(*one) for one in student_runs(self.job)]
+        models = [link.name for link in self.job.chain] + [stage_name(*one) for one in student_runs(self.job)]
         return self._asked() | Inputs(parts={"the data": self.job.data.fingerprint}) | self._after(*models)
 
     def export(self) -> Inputs:
@@ -168,12 +160,12 @@ class Keys:
     def _arm(self, arm: str, seed: int | None = None) -> Inputs:
         """Return what an arm's training depends on, for the first seed where none is given."""
         job, seed = self.job, self.job.recipe.seed if seed is None else seed
-        chain = [link.name for link in links(job)]
-        if arm in KINDS:
-            return self._student(job, seed, arm, len(chain))
-        if arm in chain:
-            number = chain.index(arm)
-            return self._student(as_student(job, links(job)[number]), seed, "distilled", number)
+        for kind in KINDS:
+            if arm == kind:
+                return self._student(job.student, seed, kind, len(job.chain))
+        for number, link in enumerate(job.chain):
+            if arm == link.name:
+                return self._student(link, seed, "distilled", number)
         if arm == "teacher":
             return self._trained_teacher(job.teacher, job.make_teacher, 0)
         index = int(arm.removeprefix("teacher ")) - 1
@@ -217,7 +209,7 @@ class Keys:
         """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
         job = self.job
         if link:
-            return self._after(links(job)[link - 1].name) | Inputs({"teacher.precision": job.teacher.precision})
+            return self._after(job.chain[link - 1].name) | Inputs({"teacher.precision": job.teacher.precision})
         if not job.has_teacher:
             return Inputs({"teacher.average_of_student": job.teacher.average_of_student})
         teacher = job.teacher
@@ -241,35 +233,34 @@ class Keys:
         answers = {"what the teacher answers": self.answers()}
         return replace(self._source(0) | Inputs(parts=answers), files={})
 
-    def _student(self, job: Job, seed: int, kind: Kind, link: int) -> Inputs:
+    def _student(self, student: Student, seed: int, kind: Kind, link: int) -> Inputs:
         """Return what a student depends on that is taught by the teacher (0) or the i-th model of the chain."""
-        recipe = job.recipe
-        training = settings_of(recipe.training, "training", without=_NOT_IN_WEIGHTS)
-        training["training.minutes"] = recipe.training.minutes or recipe.budget.minutes
+        job, recipe, section = self.job, self.job.recipe, student.section
+        training = settings_of(student.training, "training", without=_NOT_IN_WEIGHTS)
+        training["training.minutes"] = student.training.minutes or recipe.budget.minutes
         settings = {
-            **_named(recipe.student, "student"),
-            **settings_of(recipe.student.preprocess, "student.preprocess"),
+            **_named(section, "student"),
+            **settings_of(section.preprocess, "student.preprocess"),
             **training,
             "seed of the student": seed,
             **_judged(job),
         }
-        written = [*_written(recipe.student), job.given.student]
-        common = self._data() | Inputs(settings)
+        written = [*_written(section), student.given]
+        common, make = self._data() | Inputs(settings), partial(student.fresh, seed, kind)
         if kind == "alone":
-            make = partial(_deployed, job, seed)
-            return self._model("the student", (link, seed, kind), make, written) | common
+            return self._model("the student", (student.name, seed, kind), make, written) | common
         written += [one for peer in recipe.peers for one in _written(peer)]
-        learner = self._model("the student", (link, seed, kind), partial(job.make_learner, seed), written)
-        more = {"student.exits": recipe.student.exits, "student.taps": recipe.student.taps, "mutual": recipe.mutual}
+        learner = self._model("the student", (student.name, seed, kind), make, written)
+        more = {"student.exits": section.exits, "student.taps": section.taps, "mutual": recipe.mutual}
         more |= {f"peers.{index}.taps": peer.taps for index, peer in enumerate(recipe.peers)}
         more |= {"objective": job.objective.describe()}
         taught = Inputs(more, self._functions(), files=self._objective_files())
-        if job.teacher.average_of_student is not None or not self.job.objective.needs_teacher:
+        if job.teacher.average_of_student is not None or not job.objective.needs_teacher:
             source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
-        elif self.job.teacher.live:
+        elif job.teacher.live:
             source = (self._source(link) if link else self._asked()) | Inputs({"teacher.live": True})
         else:
-            source = self._after(store_name(self.job, link))
+            source = self._after(store_name(job, link))
         return learner | common | taught | source
 
     def _objective_files(self) -> Mapping[str, str]:
@@ -322,10 +313,6 @@ def _judged(job: Job) -> dict[str, Any]:
 
 def _is_function(number: Any) -> bool:
     return callable(number) and not isinstance(number, Schedule)
-
-
-def _deployed(job: Job, seed: int) -> nn.Module:
-    return deployed(job.make_student(seed))
 
 
 def _named(section: Model, place: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from potstill.data.samples import Samples
 from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels, describe_values
 from potstill.models.last_layer import last_linear, reading
 from potstill.models.load import output_tensor
-from potstill.models.together import deployed
 from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
@@ -346,8 +345,8 @@ def _fidelity_of_values(said: torch.Tensor, stored: Kept) -> list[dict[str, Any]
 
 def _student_on(job: Job, probe: Batch) -> tuple[Array | None, Array]:
     """Return what the untrained student's last layer reads (None where it has no linear one), and its logits."""
-    student = deployed(job.make_student(job.recipe.seed)).eval()
-    inputs = job.student_preprocess(probe.tensor)
+    student = job.student.fresh(job.recipe.seed, "alone").eval()
+    inputs = job.student.preprocess(probe.tensor)
     name = last_linear(student, inputs[:2])
     with torch.no_grad(), ExitStack() as stack:
         read = stack.enter_context(reading(student.get_submodule(name))) if name is not None else []

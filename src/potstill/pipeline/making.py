@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,17 @@ from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
 from potstill.core.progress import say
 from potstill.models import load_weights
+from potstill.models.together import deployed
 from potstill.pipeline import probe as probes
 from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import is_foreign
 from potstill.pipeline.build import Job
-from potstill.pipeline.chain import as_teacher, links
+from potstill.pipeline.chain import as_teacher
 from potstill.pipeline.inputs import Inputs, files_changed
 from potstill.pipeline.keys import Keys, teachers_of
 from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.racing import teacher_stage
+from potstill.pipeline.student import Kind, Student
 from potstill.recipe import schema
 from potstill.store import Store
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher
@@ -52,6 +54,8 @@ class Making:
     job: Job
     out: Path
     results: dict[str, str] = field(default_factory=dict)
+    _students: dict[tuple[str, int, Kind], nn.Module] = field(default_factory=dict)
+    _taught_by: dict[int, Job] = field(default_factory=dict)
     _teachers: dict[int, nn.Module] = field(default_factory=dict)
     _live: dict[int, LiveTeacher] = field(default_factory=dict)
     _open: ExitStack = field(default_factory=ExitStack)
@@ -73,7 +77,32 @@ class Making:
 
     def taught_by(self, link: int) -> Job:
         """Return the job in which a model of the chain teaches."""
-        return as_teacher(self.job, links(self.job)[link - 1], self.out) if link else self.job
+        if link == 0:
+            return self.job
+        if link not in self._taught_by:
+            student = self.job.chain[link - 1]
+            self._taught_by[link] = as_teacher(self.job, student, partial(self._trained, student))
+        return self._taught_by[link]
+
+    def _trained(self, student: Student) -> nn.Module:
+        """Build a model of the chain to teach: it is laid out in memory for that, and then rounds otherwise."""
+        model = student.build(self.job.recipe.seed)
+        load_weights(model, self.out / student.folder(self.job.recipe.seed, "distilled") / "weights.safetensors")
+        return deployed(model)
+
+    def learner(self, seed: int, kind: Kind, student: Student | None = None) -> nn.Module:
+        """Return a student as it was trained, with its exits and peers, with the weights that validation chose."""
+        student = student or self.job.student
+        place = student.name, seed, kind
+        if place not in self._students:
+            self._students[place] = student.build(seed, kind)
+        model = self._students[place]
+        load_weights(model, self.out / student.folder(seed, kind) / "weights.safetensors")
+        return model.eval()
+
+    def deployed(self, seed: int, kind: Kind, student: Student | None = None) -> nn.Module:
+        """Return a student with the weights that validation chose, without what it was trained with."""
+        return deployed(self.learner(seed, kind, student))
 
     def teacher(self, link: int = 0) -> nn.Module:
         """Return a teacher with its weights; as it begins while these are still to be trained."""

@@ -7,7 +7,7 @@ of `Keys` that says what it depends on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ from torch import nn
 
 from potstill.models import Preprocessor, load_weights
 from potstill.models.beside_weights import copied
-from potstill.models.together import deployed
 from potstill.pipeline import back, exporting, features, proof, stages
 from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
-from potstill.pipeline.chain import as_student, links
 from potstill.pipeline.inputs import Inputs
-from potstill.pipeline.keys import KINDS, Kind, stage_folder, stage_name, store_name, student_runs, teachers_of
+from potstill.pipeline.keys import stage_name, store_name, student_runs, teachers_of
 from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.making import Making, check_recorded, write_privacy
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.racing import Attempt, chosen_rates, run_race, settled, teacher_stage, training_settings
 from potstill.pipeline.stage import Files, Held, Stage, Trained
+from potstill.pipeline.student import KINDS, Arm, Student
 from potstill.pipeline.timing import Timing
 from potstill.recipe.schema import Training
 from potstill.store import open_store
@@ -40,7 +39,7 @@ def main_job(made: Making) -> list[Stage]:
     job, found = made.job, teachers(made)
     records = job.has_teacher and job.objective.needs_teacher and not job.teacher.live
     found += _recording(made) if records else []
-    for number in range(1, len(links(job)) + 1):
+    for number in range(1, len(job.chain) + 1):
         found += [*_link(made, number), *([_store(made, number)] if records else [])]
     found += [*_students(made), *_proof(made)]
     return found + (list(_back(made)) if job.has_teacher and job.recipe.back_to_teacher is not None else [])
@@ -78,18 +77,14 @@ def teachers(made: Making) -> list[Stage]:
     job, found = made.job, []
     for number in teachers_of(job):
         section = job.members[number - 1] if number else job.teacher
-        settings = section.train or Training()
-        arm = _Arm(
-            made,
-            teacher_stage(number),
-            settings,
-            partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job),
-            partial(job.make_member, number - 1) if number else job.make_teacher,
-            preprocessor(section.preprocess) if number else job.teacher_preprocess,
-        )
-        what = f"train {section.model if number else 'the teacher'} for {settings.epochs} epochs"
-        result = Trained(f"teacher/{number}" if number else "teacher", arm.probe(), keeps=True)
-        found += [*arm.rates(), arm.stage(arm.name, partial(made.key.teacher, number), result, what)]
+        settings, name = section.train or Training(), teacher_stage(number)
+        fit = partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job)
+        make = partial(job.make_member, number - 1) if number else job.make_teacher
+        preprocess = preprocessor(section.preprocess) if number else job.teacher_preprocess
+        arm = _Arm(made, name, settings, fit, partial(_probe_teacher, job, make, preprocess), make, preprocess)
+        does = f"train {section.model if number else 'the teacher'} for {settings.epochs} epochs"
+        result = Trained(f"teacher/{number}" if number else "teacher", arm.probe, keeps=True)
+        found += [*arm.rates(), arm.stage(name, partial(made.key.teacher, number), result, does)]
     return found
 
 
@@ -132,38 +127,43 @@ def _store(made: Making, link: int = 0) -> Stage:
 
 def _link(made: Making, number: int) -> Iterator[Stage]:
     """Yield the stages that train the i-th model of the chain, counted from 1, with the model before it."""
-    link = links(made.job)[number - 1]
-    job, seed = as_student(made.job, link), made.job.recipe.seed
-    fit = _fit(made, job, seed, "distilled", number - 1)
-    arm = _Arm(made, link.name, training_settings(job), fit, partial(job.make_learner, seed), job.student_preprocess)
-    yield from arm.rates()
-    what = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
-    result = Trained(link.folder, arm.probe(taught=True))
-    yield arm.stage(link.name, partial(made.key.link, number), result, what)
+    job, link, seed = made.job, made.job.chain[number - 1], made.job.recipe.seed
+    arm = _Arm(
+        made,
+        link.name,
+        training_settings(job, link),
+        _fit(made, replace(job, student=link), (seed, "distilled"), number - 1),
+        partial(_probe_student, made, (seed, "distilled"), link),
+        partial(link.fresh, seed, "alone"),
+        link.preprocess,
+    )
+    does = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
+    result = Trained(link.folder(seed, "distilled"), arm.probe)
+    yield from [*arm.rates(), arm.stage(link.name, partial(made.key.link, number), result, does)]
 
 
 def _students(made: Making) -> Iterator[Stage]:
     """Yield the stages that train the students, alone and distilled: rates first, then every seed."""
     job = made.job
 
-    def arm(seed: int, kind: Kind) -> _Arm:
-        taught = kind == "distilled"
-        make = partial(job.make_learner, seed) if taught else lambda: deployed(job.make_student(seed))
-        settings, fit = training_settings(job, kind), _fit(made, job, seed, kind)
-        return _Arm(made, kind, settings, fit, make, job.student_preprocess, live=taught and job.teacher.live)
+    def arm_of(arm: Arm) -> _Arm:
+        seed, kind = arm
+        settings, probe = training_settings(job, job.student, kind), partial(_probe_student, made, arm, job.student)
+        fit, make = _fit(made, job, arm, len(job.chain)), partial(job.student.fresh, seed, "alone")
+        asks = kind == "distilled" and job.teacher.live
+        return _Arm(made, kind, settings, fit, probe, make, job.student.preprocess, asks)
 
     for kind in KINDS:
-        yield from arm(job.recipe.seed, kind).rates()
+        yield from arm_of((job.recipe.seed, kind)).rates()
     for seed, kind in student_runs(job):
-        student, taught = arm(seed, kind), kind == "distilled"
-        does = f"train for {student.settings.epochs} epochs, {'with the teacher' if taught else 'labels only'}"
-        result = Trained(stage_folder(seed, kind), student.probe(taught=taught))
-        yield student.stage(stage_name(seed, kind), partial(made.key.student, seed, kind), result, does)
+        arm, learns = arm_of((seed, kind)), "with the teacher" if kind == "distilled" else "labels only"
+        does, key = f"train for {arm.settings.epochs} epochs, {learns}", partial(made.key.student, seed, kind)
+        yield arm.stage(stage_name(seed, kind), key, Trained(job.student.folder(seed, kind), arm.probe), does)
 
 
 def _proof(made: Making) -> list[Stage]:
     """Return the stages after the training: the test split is read once, files are written, numbers are judged."""
-    job, out, key = made.job, made.out, made.key
+    job, key = made.job, made.key
     count = len(job.data.test)
     formats = ", ".join(job.recipe.export.wanted) or "safetensors only"
     return [
@@ -171,7 +171,7 @@ def _proof(made: Making) -> list[Stage]:
             "predictions",
             key.predictions,
             Files(proof.RESULTS["predictions"]),
-            lambda: proof.predict_test(job, made.measured(), out),
+            partial(proof.predict_test, made),
             f"read the {count:,} test samples, once",
             lambda timing: timing.asking(made, count),
         ),
@@ -179,14 +179,14 @@ def _proof(made: Making) -> list[Stage]:
             "export",
             key.export,
             Files(proof.RESULTS["export"]),
-            lambda: exporting.export_student(job, out),
+            partial(exporting.export_student, made),
             f"write and check {formats}",
         ),
         Stage(
             "evaluation",
             key.evaluation,
             Files(proof.RESULTS["evaluation"]),
-            lambda: proof.evaluate_models(job, made.measured(), out),
+            partial(proof.evaluate_models, made),
             "intervals, latency, verdict",
         ),
     ]
@@ -194,20 +194,14 @@ def _proof(made: Making) -> list[Stage]:
 
 def _back(made: Making) -> Iterator[Stage]:
     """Yield the stages that give something back to the teacher: trainings that go on, and labels that both doubt."""
-    job, out, epochs = made.job, made.out, back.settings_of(made.job).epochs
-    probe = _probe_of(job, lambda: copied(job.make_teacher()), job.teacher_preprocess)
-
-    def fine_tune(way: back.Way, folder: Path, *, accelerator: Accelerator) -> Result:
-        return back.fine_tune(job, made.teacher(), out, folder, accelerator, way)
-
+    job, epochs = made.job, back.settings_of(made.job).epochs
+    probe = partial(_probe_teacher, job, lambda: copied(job.make_teacher()), job.teacher_preprocess)
     for way, learns in back.WAYS.items() if epochs is not None else ():
         name, result = f"teacher {way.replace('-', ' ')}", Trained(f"{back.FOLDER}/{way}", probe)
         does = f"train the teacher for {epochs} more epochs, {learns}"
-        yield Stage(name, made.key.back, result, partial(fine_tune, way), does)
+        yield Stage(name, made.key.back, result, partial(back.fine_tune, made, way), does)
     does = "list doubtful labels" + ("" if epochs is None else ", compare the teachers")
-    yield Stage(
-        "back", made.key.back, Files((f"{back.FOLDER}/*",)), lambda: back.measure(job, made.teacher(), out), does
-    )
+    yield Stage("back", made.key.back, Files((f"{back.FOLDER}/*",)), partial(back.measure, made), does)
 
 
 @dataclass(frozen=True)
@@ -218,9 +212,10 @@ class _Arm:
     name: str
     settings: Training
     fit: Attempt
+    probe: Callable[[Path | None], Probe]
     make: Callable[[], nn.Module]
     preprocess: Preprocessor
-    live: bool = False
+    asks: bool = False
     """Whether it asks a live teacher in every step."""
 
     def rates(self) -> Iterator[Stage]:
@@ -248,40 +243,41 @@ class _Arm:
 
         return Stage(name, key, result, work, does, self.seconds)
 
-    def probe(self, *, taught: bool = False) -> Callable[[Path | None], Probe]:
-        """Return what asks the model with some weights; one that is taught also depends on what the losses say."""
-        return _probe_of(self.made.job, self.make, self.preprocess, taught=taught)
-
     def seconds(self, timing: Timing) -> float:
         """Return how long the training takes."""
         job, name = self.made.job, "student" if self.name in KINDS else self.name
-        seconds = timing.training(job, name, lambda: deployed(self.make()), (self.preprocess, self.settings))
-        if self.live:
+        seconds = timing.training(job, name, self.make, (self.preprocess, self.settings))
+        if self.asks:
             seconds += timing.asking(self.made, len(job.data.train) * self.settings.epochs) or 0.0
         minutes = self.settings.minutes
         return seconds if minutes is None else min(seconds, 60 * minutes)
 
 
-def _fit(made: Making, job: Job, seed: int, kind: Kind, link: int | None = None) -> Attempt:
-    """Return what trains a student, taught by the i-th model of the chain; None for the last one."""
-    number = len(links(made.job)) if link is None else link
+def _fit(made: Making, job: Job, arm: Arm, link: int) -> Attempt:
+    """Return what trains the job's student, taught by the teacher (0) or the i-th model of the chain."""
 
     def fit(folder: Path, **how: Any) -> Result:
-        teacher = made.source(number) if kind == "distilled" else None
-        return stages.train_student(job, folder, seed=seed, kind=kind, teacher=teacher, **how)
+        teacher = made.source(link) if arm[1] == "distilled" else None
+        return stages.train_student(job, arm, folder, teacher=teacher, **how)
 
     return fit
 
 
-def _probe_of(
-    job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor, *, taught: bool = False
-) -> Callable[[Path | None], Probe]:
-    said = {f"numbers of {name}": values.float().cpu().numpy() for name, values in job.losses_say.items() if taught}
+def _probe_student(made: Making, arm: Arm, student: Student, weights: Path | None) -> Probe:
+    """Return what a student computes, trained or not yet; one that is taught also depends on what the losses say."""
+    taught = made.job.losses_say.items() if arm[1] == "distilled" else ()
+    said = {f"numbers of {name}": values.float().cpu().numpy() for name, values in taught}
+    model = student.fresh(*arm) if weights is None else made.learner(*arm, student)
+    return {**_probe(made.job, model, student.preprocess), **said}
 
-    def probe(weights: Path | None) -> Probe:
-        model = make()
-        if weights is not None:
-            load_weights(model, weights)
-        return {**probes.probe(model, preprocess(probes.inputs_for(job.data.train))), **said}
 
-    return probe
+def _probe_teacher(job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor, weights: Path | None) -> Probe:
+    """Return what a teacher computes, with the weights of a file or those that it begins with."""
+    model = make()
+    if weights is not None:
+        load_weights(model, weights)
+    return _probe(job, model, preprocess)
+
+
+def _probe(job: Job, model: nn.Module, preprocess: Preprocessor) -> Probe:
+    return probes.probe(model, preprocess(probes.inputs_for(job.data.train)))

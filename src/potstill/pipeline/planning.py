@@ -91,9 +91,9 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     made = Making(job, out)
     ordered = order(made)
     seen = survey(RunFolder(out), ordered, made.results)
-    student, teacher = job.make_student(recipe.seed), made.teacher() if job.has_teacher else None
+    student, teacher = job.student.plain(recipe.seed), made.teacher() if job.has_teacher else None
     inputs = example_batch(job, 1).tensor
-    models = {"student": _cost(student, job.student_preprocess(inputs))}
+    models = {"student": _cost(student, job.student.preprocess(inputs))}
     if teacher is not None:
         models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
     store = _store(made, teacher) if teacher is not None else None

@@ -18,18 +18,19 @@ from potstill.data.samples import called
 from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
 from potstill.evaluation.result import ONNX_RUNTIME, Latency
 from potstill.export import OnnxModel, export_onnx, recommended
-from potstill.models import Preprocessor, bytes_of_weights, flops, load_weights, num_parameters
+from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
 from potstill.models.measure import hides_weights
-from potstill.models.together import Together, deployed
+from potstill.models.together import Together
 from potstill.models.zoo.nested import NestedConvNet, cut
 from potstill.pipeline import stages
 from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
-from potstill.pipeline.chain import as_teacher, links
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.judging import higher_is_better, rises_still
-from potstill.pipeline.keys import KINDS, Kind, seeds, stage_folder
+from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import preprocessor
+from potstill.pipeline.making import Making
+from potstill.pipeline.student import KINDS
 from potstill.recipe.schema import Budget, Recipe
 from potstill.teachers import LiveTeacher, MergedTeacher
 from potstill.teachers.foreign import ForeignTeacher
@@ -48,27 +49,16 @@ RESULTS = {
 """The files that each of these stages leaves in the run folder, as patterns."""
 
 
-def trained_student(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:
-    """Return one student with the weights that validation chose, without what it was trained with."""
-    return deployed(trained_learner(job, out, seed, kind))
-
-
-def trained_learner(job: Job, out: Path, seed: int, kind: Kind) -> nn.Module:
-    """Return one student as it was trained, with its exits and peers, with the weights that validation chose."""
-    model = job.make_learner(seed) if kind == "distilled" else deployed(job.make_student(seed))
-    load_weights(model, out / stage_folder(seed, kind) / "weights.safetensors")
-    return model.eval()
-
-
 def best_seed(job: Job, out: Path) -> int:
     """Return the seed whose distilled student is best on validation: the one that is exported."""
-    results = {seed: read_json(out / stage_folder(seed, "distilled") / "result.json") for seed in seeds(job)}
+    results = {seed: read_json(out / job.student.folder(seed, "distilled") / "result.json") for seed in seeds(job)}
     sign = 1.0 if higher_is_better(job.recipe) else -1.0
     return max(results, key=lambda seed: (sign * results[seed]["best_validation"], -seed))
 
 
-def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
+def predict_test(made: Making) -> None:
     """Read the test split, once: what teacher and students answer is kept in ``predictions.npz``."""
+    job, out, teacher = made.job, made.out, made.measured()
     test = job.data.test
     found: dict[str, Array] = {"ids": test.ids, "targets": test.targets, "seeds": np.array(seeds(job))}
     if teacher is not None:
@@ -80,12 +70,12 @@ def predict_test(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
     for kind in KINDS:
         on_test, held[kind] = [], []
         for seed in seeds(job):
-            student = Shown(trained_student(job, out, seed, kind), job.student_preprocess)
+            student = Shown(made.deployed(seed, kind), job.student.preprocess)
             on_test.append(_predicted(job, student, f"{kind} {seed}"))
             if job.data.task == "classification":
                 held[kind].append(_predicted(job, student, f"{kind} {seed}", "validation"))
         found[kind] = np.stack(on_test)
-    for name, other in other_models(job, teacher, out).items():
+    for name, other in other_models(made).items():
         found[f"{OTHER}{name}"] = _predicted(job, other, name)
     if job.data.task == "classification":
         labels = job.data.validation.targets
@@ -135,8 +125,9 @@ def _predicted(job: Job, shown: Shown, name: str, split: str = "test") -> Array:
     return stages.in_target_units(job, values if shown.scale is None else shown.scale.standard(values))
 
 
-def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, Shown]:
+def other_models(made: Making) -> dict[str, Shown]:
     """Return the models to show beside teacher and students: members that know all classes, and a chain's models."""
+    job, teacher = made.job, made.measured()
     found: dict[str, Shown] = {}
     if teacher is not None and isinstance(teacher.model, MergedTeacher):
         for index, member in enumerate(job.members):
@@ -145,27 +136,27 @@ def other_models(job: Job, teacher: LiveTeacher | None, out: Path) -> dict[str, 
             if knows_all and by_batch(model) is None:
                 scale = teacher.model.scales[index]
                 found[f"teacher {index + 1}"] = Shown(model, preprocessor(member.preprocess), scale)
-    learner = trained_learner(job, out, best_seed(job, out), "distilled")
+    learner = made.learner(best_seed(job, made.out), "distilled")
     if isinstance(learner, Together):
-        found |= {f"peer {number}": Shown(peer, job.student_preprocess) for number, peer in enumerate(learner.peers, 1)}
+        found |= {f"peer {number}": Shown(peer, job.student.preprocess) for number, peer in enumerate(learner.peers, 1)}
     inner = learner.student if isinstance(learner, Together) else learner
     if isinstance(inner, NestedConvNet):
-        found |= {f"width {share:g}": Shown(cut(inner, share), job.student_preprocess) for share in inner.widths[:-1]}
-    for link in links(job):
-        taught = as_teacher(job, link, out)
-        found[link.name] = Shown(taught.make_teacher().eval(), taught.teacher_preprocess)
+        found |= {f"width {share:g}": Shown(cut(inner, share), job.student.preprocess) for share in inner.widths[:-1]}
+    for link in job.chain:
+        found[link.name] = Shown(made.deployed(job.recipe.seed, "distilled", link), link.preprocess)
     return found
 
 
-def evaluate_models(job: Job, teacher: LiveTeacher | None, out: Path) -> None:
+def evaluate_models(made: Making) -> None:
     """Turn predictions, sizes and latencies into ``evaluation.json``, and keep the samples to look at."""
+    job, out = made.job, made.out
     chosen = best_seed(job, out)
     sizes = {}
-    if teacher is not None:
+    if made.measured() is not None:
         sizes["teacher"] = _size(job, job.make_teacher(), job.teacher_preprocess, in_onnx=job.recipe.export.wanted)
     for kind in KINDS:
-        sizes[kind] = _size(job, trained_student(job, out, chosen, kind), job.student_preprocess)
-    for name, other in other_models(job, teacher, out).items():
+        sizes[kind] = _size(job, made.deployed(chosen, kind), job.student.preprocess)
+    for name, other in other_models(made).items():
         sizes[name] = _size(job, other.model, other.preprocess)
     result = score(out, job.recipe, sizes)
     rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
@@ -216,7 +207,7 @@ def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[s
     validation = read_json(out / "data.json")["validation"]
     found = []
     for kind in KINDS:
-        files = [out / stage_folder(seed, kind) / "history.jsonl" for seed in numbers]
+        files = [out / f"seeds/{seed}/{kind}/history.jsonl" for seed in numbers]
         rising = [rises_still(recipe, file, validation) for file in files if file.exists()]
         if rising and 2 * sum(rising) > len(rising):
             found.append(

@@ -22,6 +22,7 @@ from potstill.data import Data, num_batches, only_classes
 from potstill.pipeline.build import Job
 from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
+from potstill.pipeline.student import Student
 from potstill.recipe.schema import AnyModel, Recipe, Training
 from potstill.training import Result, history, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
@@ -100,22 +101,23 @@ def race(arm: str, settings: Training, model: nn.Module, *, recipe: Recipe, trai
     return Race(arm, found, count, steps, total, higher_is_better(recipe), judged_on)
 
 
-def training_settings(job: Job, kind: str = "distilled") -> Training:
-    """Return the student's training settings with the budget's time limit, ``alone`` without what needs a teacher."""
-    settings = job.recipe.training if kind != "alone" else without_teacher(job.recipe.training)
+def training_settings(job: Job, student: Student, kind: str = "distilled") -> Training:
+    """Return a student's training settings with the budget's time limit, ``alone`` without what needs a teacher."""
+    settings = student.training if kind != "alone" else without_teacher(student.training)
     if job.recipe.budget.minutes is None or settings.minutes is not None:
         return settings
     return settings.model_copy(update={"minutes": job.recipe.budget.minutes})
 
 
-def student_race(job: Job, arm: str) -> Race | None:
-    """Return the race of a job's student: ``alone``, ``distilled``, or the name of a link of the chain.
+def student_race(job: Job, arm: str, student: Student) -> Race | None:
+    """Return the race of the student, ``alone`` or ``distilled``, or of a model of the chain, by its name.
 
     Both arms try the same; where the optimiser is one for two gradients, the student alone tries it with one.
     """
-    settings = training_settings(job, arm)
-    trained = job.recipe.student.weights is not None
-    return race(arm, settings, job.make_student(job.recipe.seed), recipe=job.recipe, trained=trained, data=job.data)
+    settings = training_settings(job, student, arm)
+    trained = student.section.weights is not None
+    model = student.plain(job.recipe.seed)
+    return race(arm, settings, model, recipe=job.recipe, trained=trained, data=job.data)
 
 
 def teacher_stage(number: int) -> str:

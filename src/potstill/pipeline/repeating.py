@@ -14,6 +14,7 @@ from potstill.pipeline import exporting, proof
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.inputs import settings_of
 from potstill.pipeline.keys import stage_name, student_runs
+from potstill.pipeline.making import Making
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.running import Run, write_documents
 from potstill.recipe.schema import Recipe
@@ -77,7 +78,7 @@ def export(run_folder: Path | str, formats: Sequence[str] | None = None) -> dict
     job = prepare(recipe, out=folder.path, base=Path(folder.state["base"]))
     with folder.locked():
         _refuse_damage(folder, *(stage_name(*one) for one in student_runs(job)), "predictions")
-        exporting.export_student(job, folder.path)
+        exporting.export_student(Making(job, folder.path))
         write_text(folder.path / "recipe.yaml", dump(recipe))
         folder.sign("export", proof.RESULTS["export"], settings_of(recipe.export, "export"))
     evaluate(folder.path)

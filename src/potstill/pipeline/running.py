@@ -131,7 +131,8 @@ def run(
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:
-        _run_stages(_on_features(job, recipe, folder, accelerator, given), StageRunner(folder, accelerator))
+        made = Making(_on_features(job, recipe, folder, accelerator, given), out)
+        _run_stages(made, StageRunner(folder, accelerator, made.results))
         return Run(out)
     with folder.locked():
         begin_telling(out)
@@ -144,7 +145,7 @@ def run(
         announce(folder, seen)
         begin(job, folder, command)
         tell(try_student(job, folder), folder=out)
-        _run_stages(job, StageRunner(folder, accelerator, made.results, seen))
+        _run_stages(made, StageRunner(folder, accelerator, made.results, seen))
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
         tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
@@ -182,9 +183,9 @@ def _on_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accel
     return prepare(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _run_stages(job: Job, runner: StageRunner) -> None:
-    """Run every stage that is not finished yet; the keys of the stages read the runner's results."""
-    made, out = Making(job, runner.folder.path, runner.results), runner.folder.path
+def _run_stages(made: Making, runner: StageRunner) -> None:
+    """Run every stage that is not finished yet."""
+    job, out = made.job, made.out
     stages = main_job(made)
     on_main(runner.accelerator, lambda: clear_others(out, [stage.name for stage in order(made)]))
     first = teachers(made)

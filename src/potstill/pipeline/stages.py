@@ -20,15 +20,15 @@ from potstill.data import Stream, only_classes
 from potstill.data.samples import Samples
 from potstill.losses import gaussian_nll
 from potstill.models.input_gradients import INPUT_GRADIENT
-from potstill.models.together import deployed
 from potstill.objective import preset
 from potstill.objective.sampling import biased_terms
 from potstill.pipeline import low_rank
 from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.judging import chosen_by
-from potstill.pipeline.keys import Keys, Kind
+from potstill.pipeline.keys import Keys
 from potstill.pipeline.makers import located, preprocessor
 from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
+from potstill.pipeline.student import Arm
 from potstill.recipe.schema import Training
 from potstill.store import Manifest, Store, codecs, open_store, record_part
 from potstill.store.codecs import Codec, LowRank
@@ -105,11 +105,10 @@ def fit_merged(job: Job, merged: MergedTeacher) -> None:
 
 def train_student(
     job: Job,
+    arm: Arm,
     folder: Path,
     *,
     accelerator: Accelerator,
-    seed: int,
-    kind: Kind,
     teacher: Teacher | None,
     settings: Training,
     label: str | None = None,
@@ -119,6 +118,7 @@ def train_student(
 
     ``settings`` are those of the recipe with nothing left open; ``steps`` as in `train`.
     """
+    seed, kind = arm
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
     replayed = distilled and isinstance(teacher, StoredTeacher)
@@ -129,16 +129,15 @@ def train_student(
         stream=job.stream(data, views=job.recipe.store.views) if replayed else job.stream(data, seed),
         objective=job.objective if distilled else preset("alone", data.task),
         settings=settings,
-        preprocess=job.student_preprocess,
+        preprocess=job.student.preprocess,
         seed=seed,
         teacher=(teacher if decay is None else AverageTeacher(decay)) if distilled else None,
         taps=job.student_taps if distilled else {},
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
-    student = job.make_learner(seed) if distilled else deployed(job.make_student(seed))
     label = label or f"{kind}, seed {seed}"
-    return train(student, spec, folder, device=job.device, label=label, accelerator=accelerator)
+    return train(job.student.build(*arm), spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from potstill.models import Preprocessor
 from potstill.objective import preset
 from potstill.pipeline import stages
 from potstill.pipeline.build import Job
-from potstill.pipeline.chain import as_teacher, links
+from potstill.pipeline.chain import as_teacher
 from potstill.pipeline.making import Making
 from potstill.recipe.schema import Training
 from potstill.training import Spec, estimate, without_teacher
@@ -52,10 +53,15 @@ class Timing:
     def asking(self, made: Making, samples: int, link: int = 0) -> float | None:
         """Return the seconds of questions to the teacher (0) or a model of the chain; None where asking costs."""
         if link not in self.asking_once:
-            job = as_teacher(made.job, links(made.job)[link - 1], None) if link else made.job
+            job = _untrained(made.job, link) if link else made.job
             self.asking_once[link] = _seconds_of(job) if job.has_teacher else 0.0
         once = self.asking_once[link]
         return None if once is None else samples * once
+
+
+def _untrained(job: Job, link: int) -> Job:
+    student = job.chain[link - 1]
+    return as_teacher(job, student, partial(student.fresh, job.recipe.seed, "alone"))
 
 
 def _seconds_of(job: Job) -> float:

@@ -23,7 +23,6 @@ from potstill.export import OnnxModel, parity, quantize
 from potstill.models import zoo
 from potstill.models.beside_weights import copied, unsaved_tensors
 from potstill.models.load import output_tensor
-from potstill.models.together import deployed
 from potstill.pipeline.build import Job
 from potstill.pipeline.exporting import write_onnx
 from potstill.pipeline.folder import RunFolder, package_versions
@@ -55,7 +54,7 @@ def try_student(job: Job, folder: RunFolder | None = None) -> tuple[str, ...]:
         PotstillError: what fails, and how to change the student.
 
     """
-    model = deployed(job.make_student(job.recipe.seed))
+    model = job.student.fresh(job.recipe.seed, "alone")
     copied(model)
     rows = np.arange(max(SIZES)) % len(job.data.train)
     inputs = job.data.train.fetch(rows)
@@ -77,7 +76,7 @@ def try_student(job: Job, folder: RunFolder | None = None) -> tuple[str, ...]:
                 "evaluation mode: its answers depend on the rest of the batch, and every score on the batch size."
             ]
     _try_rebuilding(job, model, inputs, together)
-    if wanted and (job.given.student is not None or job.recipe.student.model not in zoo.__all__):
+    if wanted and (job.student.given is not None or job.student.section.model not in zoo.__all__):
         told += _try_files(job, model, inputs, together, folder)
     return tuple(told)
 
@@ -89,7 +88,7 @@ def _asking(job: Job, model: nn.Module) -> Callable[[Tensor], Tensor]:
         size = len(inputs)
         try:
             with evaluating(model), torch.no_grad():
-                answer = output_tensor(model(job.student_preprocess(inputs)))
+                answer = output_tensor(model(job.student.preprocess(inputs)))
         except PotstillError:
             raise
         except Exception as error:
@@ -115,7 +114,7 @@ _FIXED_SIZE = (
 
 def _try_rebuilding(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor) -> None:
     """Build the student again and give it its weights, as is done after the training."""
-    again = deployed(job.make_student(job.recipe.seed))
+    again = job.student.build(job.recipe.seed, "alone")
     again.load_state_dict(model.state_dict())
     if _alike(expected, _asking(job, again)(inputs)):
         return
@@ -135,7 +134,7 @@ def _try_rebuilding(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor
 def _try_files(job: Job, model: nn.Module, inputs: Tensor, expected: Tensor, folder: RunFolder | None) -> list[str]:
     """Write every wanted format and compare; the same model is tried once in a process, and once in a run folder."""
     formats = job.recipe.export.wanted, job.recipe.export.formats is None
-    about = tuple(inputs.shape[1:]), str(inputs.dtype), job.data.task, formats, repr(job.student_preprocess)
+    about = tuple(inputs.shape[1:]), str(inputs.dtype), job.data.task, formats, repr(job.student.preprocess)
     key = _computes_with(job, model, about)
     if key is None:
         return _write_and_compare(job, model, inputs, expected)
@@ -163,11 +162,11 @@ def _computes_with(job: Job, model: nn.Module, about: Any) -> str | None:
     files = [getattr(sys.modules.get(one.__module__), "__file__", None) for one in classes]
     if None in files or any(text is None for _, _, text in settings):
         return None
-    written = [job.given.student] if job.given.student is not None else [job.recipe.student.model]
+    written = [job.student.given or job.student.section.model]
     code = digests(files_of([*written, *classes], base=job.base), base=job.base)
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     layers = [fingerprint.of_layers(model), settings, shapes]
-    return fingerprint.of_json([layers, code, job.recipe.student.args, repr(about), package_versions()])
+    return fingerprint.of_json([layers, code, job.student.section.args, repr(about), package_versions()])
 
 
 def _told(value: Any) -> str | None:
