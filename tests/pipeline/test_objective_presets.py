@@ -19,8 +19,9 @@ from potstill.objective import Objective, term_from
 from potstill.objective.presets import PRESETS
 from potstill.pipeline import plan, stages
 from potstill.pipeline.build import Job, build_job
-from potstill.pipeline.keys import keys
+from potstill.pipeline.making import Making
 from potstill.pipeline.objectives import build_objective, made_for, terms_of
+from potstill.pipeline.orders import main_job
 from potstill.recipe.schema import PresetSection
 from potstill.recipe.yaml import dump, loads
 
@@ -101,10 +102,11 @@ def test_presets_without_layers_stay_a_name() -> None:
 
 def test_layers_are_part_of_a_students_key() -> None:
     found = [
-        keys(job_of({"preset": "at", "layers": layers})).student(0, "distilled").key
+        {stage.name: stage.key().key for stage in main_job(Making(job_of({"preset": "at", "layers": layers}), Path()))}
         for layers in ("uniform", THREE, {"layer3": "layer3"})
     ]
-    assert found[0] == found[1] != found[2]
+    first, same, other = (keys["student distilled, seed 0"] for keys in found)
+    assert first == same != other
 
 
 def test_layers_that_say_the_most_alike(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from potstill import models
 from potstill.core.files import read_json
 from potstill.pipeline import makers, plan, run
 from potstill.pipeline.making import Making
-from potstill.pipeline.orders import order
+from potstill.pipeline.orders import main_job
 from potstill.pipeline.prepare import prepare
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import read
@@ -54,7 +54,7 @@ def test_a_plan_shows_the_stages_that_a_run_works_through(
     home = tmp_path / name
     recipe = recipe_of(name, home, monkeypatch)
     made = Making(prepare(recipe, out=home / "run", base=home), home / "run")
-    assert planned(recipe, home) == [stage.name for stage in order(made)]
+    assert planned(recipe, home) == [stage.name for stage in main_job(made)]
 
 
 def test_the_recipes_are_all_examples_that_need_no_server_and_no_other_python() -> None:

@@ -22,7 +22,8 @@ from potstill.objective import preset
 from potstill.pipeline import plan, run
 from potstill.pipeline.build import build_job
 from potstill.pipeline.judging import chosen_by
-from potstill.pipeline.keys import keys
+from potstill.pipeline.making import Making
+from potstill.pipeline.orders import main_job
 from potstill.pipeline.processes import start
 from potstill.pipeline.racing import FILE, Race, clear_others, run_race, tried_rates
 from potstill.pipeline.stages import train_student
@@ -146,25 +147,31 @@ def test_each_arm_is_raced_at_equal_cost_and_trained_as_if_its_choice_were_fixed
     assert [one["arm"] for one in tried_rates(out)] == ["alone"]
 
 
-def test_the_race_is_part_of_what_a_student_depends_on_and_seeds_share_it() -> None:
-    def found(change: str = "") -> Any:
-        return keys(build_job(loads(RECIPE + "seeds: 2\n", overrides=[change] if change else []), base=Path()))
+def keys_of(made: Making) -> dict[str, str]:
+    return {stage.name: stage.key().key for stage in main_job(made)}
 
-    first, longer = found(), found("training.epochs=7")
-    assert {arm for arm, race in first.races.items() if race is not None} == {"teacher", "alone", "distilled"}
-    assert len({first.rates(arm).key for arm in first.races}) == 3
-    assert first.rates("alone").key != longer.rates("alone").key
-    assert first.rates("teacher").key == longer.rates("teacher").key
-    other = found("objective=nkd")
-    assert first.rates("distilled").key != other.rates("distilled").key
-    assert first.student(1, "alone").key == other.student(1, "alone").key
-    settled = found("training={epochs: 6, batch_size: 64, optimizer: sgd, learning_rate: 0.1}")
-    assert {arm for arm, race in settled.races.items() if race is not None} == {"teacher"}
-    assert settled.student(0, "alone").key != first.student(0, "alone").key
-    first.results["rates, alone"] = "sgd 0.1"
-    chosen = first.student(0, "alone").key
-    first.results["rates, alone"] = "sgd 0.03"
-    assert first.student(0, "alone").key != chosen
+
+def test_the_race_is_part_of_what_a_student_depends_on_and_seeds_share_it() -> None:
+    def made_of(change: str = "") -> Making:
+        job = build_job(loads(RECIPE + "seeds: 2\n", overrides=[change] if change else []), base=Path())
+        return Making(job, Path())
+
+    made = made_of()
+    first, longer, other = keys_of(made), keys_of(made_of("training.epochs=7")), keys_of(made_of("objective=nkd"))
+    races = {name for name in first if name.startswith("rates")}
+    assert races == {"rates, teacher", "rates, alone", "rates, distilled"}
+    assert len({first[name] for name in races}) == 3
+    assert first["rates, alone"] != longer["rates, alone"]
+    assert first["rates, teacher"] == longer["rates, teacher"]
+    assert first["rates, distilled"] != other["rates, distilled"]
+    assert first["student alone, seed 1"] == other["student alone, seed 1"]
+    settled = keys_of(made_of("training={epochs: 6, batch_size: 64, optimizer: sgd, learning_rate: 0.1}"))
+    assert {name for name in settled if name.startswith("rates")} == {"rates, teacher"}
+    assert settled["student alone, seed 0"] != first["student alone, seed 0"]
+    made.results["rates, alone"] = "sgd 0.1"
+    chosen = keys_of(made)["student alone, seed 0"]
+    made.results["rates, alone"] = "sgd 0.03"
+    assert keys_of(made)["student alone, seed 0"] != chosen
 
 
 def test_a_training_too_short_to_try_rates_takes_the_usual_ones_and_says_so(tmp_path: Path) -> None:
@@ -175,11 +182,12 @@ def test_a_training_too_short_to_try_rates_takes_the_usual_ones_and_says_so(tmp_
 
 
 def test_the_metric_is_part_of_a_students_key_and_must_be_one_of_the_task() -> None:
-    def students(metric: str) -> Any:
-        return keys(build_job(loads(RECIPE.replace("metric: auc", metric)), base=Path())).student(0, "alone")
+    def student(metric: str) -> str:
+        job = build_job(loads(RECIPE.replace("metric: auc", metric)), base=Path())
+        return keys_of(Making(job, Path()))["student alone, seed 0"]
 
-    assert students("metric: auc").key != students("").key
-    assert students("metric: accuracy").key == students("").key
+    assert student("metric: auc") != student("")
+    assert student("metric: accuracy") == student("")
     with pytest.raises(UsageError, match=r"rmse is no metric of a classification: use one of accuracy, balanced"):
         loads(RECIPE.replace("auc", "rmse"))
     with pytest.raises(UsageError, match="expected 'accuracy'"):

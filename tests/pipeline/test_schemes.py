@@ -16,7 +16,8 @@ from potstill.core.files import read_json
 from potstill.models import build, save_weights
 from potstill.pipeline import Given, plan, run
 from potstill.pipeline.build import build_job
-from potstill.pipeline.keys import keys
+from potstill.pipeline.making import Making
+from potstill.pipeline.orders import main_job
 from potstill.recipe.yaml import loads
 from potstill.training import loop
 
@@ -152,8 +153,9 @@ def test_peers_learn_with_hidden_layers_of_their_own_names_and_are_shown(tmp_pat
 
 def test_keys_follow_what_the_students_learn_together():
     def students(text: str):
-        found = keys(build_job(loads(text), base=Path()))
-        return found.student(0, "alone").key, found.student(0, "distilled").key
+        made = Making(build_job(loads(text), base=Path()), Path())
+        found = {stage.name: stage.key().key for stage in main_job(made)}
+        return found["student alone, seed 0"], found["student distilled, seed 0"]
 
     alone, distilled = students(PEERS)
     for changed in (

@@ -146,6 +146,15 @@ class Job:
         """The members of a merged teacher; none where there is one teacher."""
         return tuple(self.teacher.members)
 
+    def part_of_teacher(
+        self, number: int
+    ) -> tuple[schema.Teacher | schema.Member, Callable[[], nn.Module], Preprocessor]:
+        """Return the section, the maker and the preprocessing of the teacher (0), or of the i-th of several, from 1."""
+        if not number:
+            return self.teacher, self.make_teacher, self.teacher_preprocess
+        member = self.members[number - 1]
+        return member, partial(self.make_member, number - 1), preprocessor(member.preprocess)
+
     def make_member(self, index: int) -> nn.Module:
         """Return one member of a merged teacher, without its preprocessing."""
         merged = self.make_teacher()

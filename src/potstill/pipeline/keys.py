@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,9 +14,8 @@ from potstill.core.source import digests, files_of, typed_code
 from potstill.objective import Schedule
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs, settings_of
-from potstill.pipeline.racing import Race, student_race, teacher_races, teacher_stage
-from potstill.pipeline.student import KINDS, Kind, Student
-from potstill.recipe.schema import Member, Model, Teacher
+from potstill.pipeline.student import KINDS, Arm, Kind, Student
+from potstill.recipe.schema import Member, Model
 
 _WHERE = (
     "answers_checked",
@@ -83,23 +82,6 @@ class Keys:
     answers: Callable[[], str] = str
     _made: dict[Any, Inputs] = field(default_factory=dict)
 
-    @cached_property
-    def races(self) -> dict[str, Race | None]:
-        """What is tried for what the recipe leaves open of a training, by the arm: see `racing.Race`."""
-        job = self.job
-        found = teacher_races(job) if job.has_teacher else {}
-        found |= {link.name: student_race(job, link.name, link) for link in job.chain}
-        return found | {kind: student_race(job, kind, job.student) for kind in KINDS}
-
-    def rates(self, arm: str) -> Inputs:
-        """Of the choice of what the recipe leaves open of an arm's trainings."""
-        race = self.races[arm]
-        return self._arm(arm) | Inputs({"rates that are tried": None if race is None else race.describe()})
-
-    def teacher(self, number: int = 0) -> Inputs:
-        """Of a teacher that is trained here; of several the i-th, counted from 1."""
-        return self._raced(teacher_stage(number))
-
     def features(self, layer: str) -> Inputs:
         """Of what one of the teacher's layers says of the samples."""
         return self._source(0) | self._data() | Inputs({"student.on_features": layer})
@@ -113,34 +95,26 @@ class Keys:
 
     def privacy(self) -> Inputs:
         """Of what the votes of private teachers cost."""
-        return self._after("store") | Inputs({"teacher.votes": self.job.teacher.votes})
-
-    def link(self, number: int) -> Inputs:
-        """Of the i-th model of the chain, counted from 1."""
-        return self._raced(self.job.chain[number - 1].name)
-
-    def student(self, seed: int, kind: Kind) -> Inputs:
-        """Of one student."""
-        return self._raced(kind, seed)
+        return self.after("store") | Inputs({"teacher.votes": self.job.teacher.votes})
 
     def predictions(self) -> Inputs:
         """Of what all models answer to the test split."""
         models = [link.name for link in self.job.chain] + [stage_name(*one) for one in student_runs(self.job)]
-        return self._asked() | Inputs(parts={"the data": self.job.data.fingerprint}) | self._after(*models)
+        return self._asked() | Inputs(parts={"the data": self.job.data.fingerprint}) | self.after(*models)
 
     def export(self) -> Inputs:
         """Of the files to deploy."""
         recipe = self.job.recipe
         measured = settings_of(recipe.evaluation, "evaluation", without=("batch_size",))
         settings = {**settings_of(recipe.export, "export"), **measured, **settings_of(recipe.budget, "budget")}
-        return self._after("predictions") | Inputs(settings)  # the budget says which file is recommended
+        return self.after("predictions") | Inputs(settings)  # the budget says which file is recommended
 
     def evaluation(self) -> Inputs:
         """Of the numbers and the verdict."""
         recipe = self.job.recipe
         settings = {**settings_of(recipe.evaluation, "evaluation"), **settings_of(recipe.budget, "budget")}
         settings["data.classes"] = list(self.job.data.classes)
-        return self._after("predictions", "export") | Inputs(settings)
+        return self.after("predictions", "export") | Inputs(settings)
 
     def back(self) -> Inputs:
         """Of what the student gives back to the teacher."""
@@ -150,28 +124,10 @@ class Keys:
             "training.batch_size": recipe.training.batch_size,
             "training.precision": recipe.training.precision,
         }
-        return self._asked() | self._data() | self._after(*students) | Inputs(settings)
+        return self._asked() | self._data() | self.after(*students) | Inputs(settings)
 
-    def _raced(self, arm: str, seed: int | None = None) -> Inputs:
-        """Return what a training depends on: its settings, and what its race chose where these leave something open."""
-        race = self.races[arm]
-        return self._arm(arm, seed) | (Inputs() if race is None else self._after(race.name))
-
-    def _arm(self, arm: str, seed: int | None = None) -> Inputs:
-        """Return what an arm's training depends on, for the first seed where none is given."""
-        job, seed = self.job, self.job.recipe.seed if seed is None else seed
-        for kind in KINDS:
-            if arm == kind:
-                return self._student(job.student, seed, kind, len(job.chain))
-        for number, link in enumerate(job.chain):
-            if arm == link.name:
-                return self._student(link, seed, "distilled", number)
-        if arm == "teacher":
-            return self._trained_teacher(job.teacher, job.make_teacher, 0)
-        index = int(arm.removeprefix("teacher ")) - 1
-        return self._trained_teacher(job.members[index], partial(job.make_member, index), index + 1)
-
-    def _after(self, *stages: str) -> Inputs:
+    def after(self, *stages: str) -> Inputs:
+        """Of earlier stages: their results."""
         return Inputs(stages={name: self.results.get(name) for name in stages})
 
     def _data(self) -> Inputs:
@@ -194,7 +150,9 @@ class Keys:
             self._made[name, made] = Inputs(parts=parts, files=files)
         return self._made[name, made]
 
-    def _trained_teacher(self, section: Teacher | Member, make: Callable[[], nn.Module], number: int) -> Inputs:
+    def teacher(self, number: int) -> Inputs:
+        """Of a teacher that is trained here; of several the i-th, counted from 1; the choice of its rates aside."""
+        section, make, _ = self.job.part_of_teacher(number)
         place = f"teacher.members.{number - 1}" if number else "teacher"
         settings = {
             **_named(section, place),
@@ -209,7 +167,7 @@ class Keys:
         """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
         job = self.job
         if link:
-            return self._after(job.chain[link - 1].name) | Inputs({"teacher.precision": job.teacher.precision})
+            return self.after(job.chain[link - 1].name) | Inputs({"teacher.precision": job.teacher.precision})
         if not job.has_teacher:
             return Inputs({"teacher.average_of_student": job.teacher.average_of_student})
         teacher = job.teacher
@@ -226,15 +184,16 @@ class Keys:
         if stages:  # its weights are what the training made of them
             parts = {name: digest for name, digest in model.parts.items() if "weights" not in name}
             model = Inputs(parts=parts, files=model.files)
-        return model | self._after(*stages) | Inputs(settings)
+        return model | self.after(*stages) | Inputs(settings)
 
     def _asked(self) -> Inputs:
         """Return the teacher as one who is asked: its code counts by what it answers."""
         answers = {"what the teacher answers": self.answers()}
         return replace(self._source(0) | Inputs(parts=answers), files={})
 
-    def _student(self, student: Student, seed: int, kind: Kind, link: int) -> Inputs:
-        """Return what a student depends on that is taught by the teacher (0) or the i-th model of the chain."""
+    def student(self, student: Student, arm: Arm, link: int) -> Inputs:
+        """Of a student, taught by the teacher (0) or the i-th model of the chain; the choice of its rates aside."""
+        seed, kind = arm
         job, recipe, section = self.job, self.job.recipe, student.section
         training = settings_of(student.training, "training", without=_NOT_IN_WEIGHTS)
         training["training.minutes"] = student.training.minutes or recipe.budget.minutes
@@ -260,7 +219,7 @@ class Keys:
         elif job.teacher.live:
             source = (self._source(link) if link else self._asked()) | Inputs({"teacher.live": True})
         else:
-            source = self._after(store_name(job, link))
+            source = self.after(store_name(job, link))
         return learner | common | taught | source
 
     def _objective_files(self) -> Mapping[str, str]:
@@ -285,11 +244,6 @@ class Keys:
             if any(typed):
                 found[f"the code of {term.name}"] = fingerprint.of_json(typed)
         return found
-
-
-def keys(job: Job, results: dict[str, str] | None = None) -> Keys:
-    """Return the inputs of every stage of ``job``, given the results that there are; nothing is run."""
-    return Keys(job, {} if results is None else results)
 
 
 def _weights(model: nn.Module) -> str:

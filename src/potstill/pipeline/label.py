@@ -29,7 +29,7 @@ from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.listing import as_settings, differing_settings, recipe_settings
 from potstill.pipeline.making import Making, check_recorded, with_weights
-from potstill.pipeline.orders import label_job, teachers
+from potstill.pipeline.orders import recording, teachers
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.running import begin
@@ -188,14 +188,13 @@ def _record(job: Job, runner: StageRunner) -> stages.Place:
     """Train what is to be trained, record with all processes, let the main one write the page; return the store."""
     out = runner.folder.path
     made = Making(job, out, runner.results)
-    first = teachers(made)
     with made.verified():
-        runner.run(first)
+        runner.run(teachers(made))
         store = made.store(0)
         # The time of a recording that was begun before says nothing about its rate.
         was_there = on_main(runner.accelerator, lambda: stages.was_begun(store))
         began = time.monotonic()
-        runner.run(label_job(made)[len(first) :])
+        runner.run(recording(made))
         seconds = None if was_there else time.monotonic() - began
         on_main(runner.accelerator, lambda: describe(job, made.live(), open_store(store), out, seconds=seconds))
     return store

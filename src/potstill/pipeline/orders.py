@@ -22,10 +22,19 @@ from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs
 from potstill.pipeline.keys import stage_name, store_name, student_runs, teachers_of
-from potstill.pipeline.makers import preprocessor
 from potstill.pipeline.making import Making, check_recorded, write_privacy
 from potstill.pipeline.probe import Probe
-from potstill.pipeline.racing import Attempt, chosen_rates, run_race, settled, teacher_stage, training_settings
+from potstill.pipeline.racing import (
+    Attempt,
+    Race,
+    chosen_rates,
+    run_race,
+    settled,
+    student_race,
+    teacher_race,
+    teacher_stage,
+    training_settings,
+)
 from potstill.pipeline.stage import Files, Held, Stage, Trained
 from potstill.pipeline.student import KINDS, Arm, Student
 from potstill.pipeline.timing import Timing
@@ -34,32 +43,28 @@ from potstill.store import open_store
 from potstill.training import Result
 
 
-def main_job(made: Making) -> list[Stage]:
-    """Return the stages of a run: teachers, what they say, a chain, students, their proof, and what goes back."""
-    job, found = made.job, teachers(made)
+def after_teachers(made: Making) -> list[Stage]:
+    """Return the stages of a run after its teachers: what they say, a chain, students, proof, and what goes back."""
+    job = made.job
     records = job.has_teacher and job.objective.needs_teacher and not job.teacher.live
-    found += _recording(made) if records else []
+    found = recording(made) if records else []
     for number in range(1, len(job.chain) + 1):
         found += [*_link(made, number), *([_store(made, number)] if records else [])]
     found += [*_students(made), *_proof(made)]
     return found + (list(_back(made)) if job.has_teacher and job.recipe.back_to_teacher is not None else [])
 
 
-def order(made: Making) -> list[Stage]:
-    """Return all stages of a run: `main_job`, after the stages that make the features that its student learns on."""
-    job, layer = made.job, made.job.recipe.student.on_features
-    before = [] if job.before is None else features_job(Making(job.before, made.out, made.results), str(layer))
-    return [*before, *main_job(made)]
+def main_job(made: Making) -> list[Stage]:
+    """Return all stages of a run: features that its student learns on, teachers, and what follows."""
+    return [*features_job(made), *teachers(made), *after_teachers(made)]
 
 
-def label_job(made: Making) -> list[Stage]:
-    """Return the stages of a recording: teachers, and what they say."""
-    return [*teachers(made), *_recording(made)]
-
-
-def features_job(made: Making, layer: str) -> list[Stage]:
-    """Return the stages before those of a run whose student learns on one of the teacher's layers."""
-    job = made.job
+def features_job(run: Making) -> list[Stage]:
+    """Return the first stages of a run whose student learns on one of the teacher's layers; none of any other."""
+    job, layer = run.job.before, str(run.job.recipe.student.on_features)
+    if job is None:
+        return []
+    made = Making(job, run.out, run.results)
 
     def computed() -> bool:
         return features.is_computed(job, made.out, layer, made.teacher())
@@ -76,19 +81,25 @@ def teachers(made: Making) -> list[Stage]:
     """Return the stages that train the teacher, or members of several: rates first, then weights."""
     job, found = made.job, []
     for number in teachers_of(job):
-        section = job.members[number - 1] if number else job.teacher
+        section, make, preprocess = job.part_of_teacher(number)
         settings, name = section.train or Training(), teacher_stage(number)
-        fit = partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job)
-        make = partial(job.make_member, number - 1) if number else job.make_teacher
-        preprocess = preprocessor(section.preprocess) if number else job.teacher_preprocess
-        arm = _Arm(made, name, settings, fit, partial(_probe_teacher, job, make, preprocess), make, preprocess)
+        arm = _Arm(
+            made,
+            name,
+            settings,
+            teacher_race(job, number),
+            partial(made.key.teacher, number),
+            partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job),
+            partial(_probe_teacher, job, make, preprocess),
+            partial(_seconds, made, name, (make, preprocess, settings), False),
+        )
         does = f"train {section.model if number else 'the teacher'} for {settings.epochs} epochs"
         result = Trained(f"teacher/{number}" if number else "teacher", arm.probe, keeps=True)
-        found += [*arm.rates(), arm.stage(name, partial(made.key.teacher, number), result, does)]
+        found += [*arm.rates(), arm.stage(name, result, does)]
     return found
 
 
-def _recording(made: Making) -> list[Stage]:
+def recording(made: Making) -> list[Stage]:
     """Return the stages that record the teacher, and say what its votes cost."""
 
     def work() -> None:
@@ -127,38 +138,22 @@ def _store(made: Making, link: int = 0) -> Stage:
 
 def _link(made: Making, number: int) -> Iterator[Stage]:
     """Yield the stages that train the i-th model of the chain, counted from 1, with the model before it."""
-    job, link, seed = made.job, made.job.chain[number - 1], made.job.recipe.seed
-    arm = _Arm(
-        made,
-        link.name,
-        training_settings(job, link),
-        _fit(made, replace(job, student=link), (seed, "distilled"), number - 1),
-        partial(_probe_student, made, (seed, "distilled"), link),
-        partial(link.fresh, seed, "alone"),
-        link.preprocess,
-    )
+    link, seed = made.job.chain[number - 1], made.job.recipe.seed
+    arm = _student_arm(made, link.name, (seed, "distilled"), link, number - 1)
     does = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
-    result = Trained(link.folder(seed, "distilled"), arm.probe)
-    yield from [*arm.rates(), arm.stage(link.name, partial(made.key.link, number), result, does)]
+    yield from arm.rates()
+    yield arm.stage(link.name, Trained(link.folder(seed, "distilled"), arm.probe), does)
 
 
 def _students(made: Making) -> Iterator[Stage]:
     """Yield the stages that train the students, alone and distilled: rates first, then every seed."""
     job = made.job
-
-    def arm_of(arm: Arm) -> _Arm:
-        seed, kind = arm
-        settings, probe = training_settings(job, job.student, kind), partial(_probe_student, made, arm, job.student)
-        fit, make = _fit(made, job, arm, len(job.chain)), partial(job.student.fresh, seed, "alone")
-        asks = kind == "distilled" and job.teacher.live
-        return _Arm(made, kind, settings, fit, probe, make, job.student.preprocess, asks)
-
     for kind in KINDS:
-        yield from arm_of((job.recipe.seed, kind)).rates()
+        yield from _student_arm(made, kind, (job.recipe.seed, kind), job.student, len(job.chain)).rates()
     for seed, kind in student_runs(job):
-        arm, learns = arm_of((seed, kind)), "with the teacher" if kind == "distilled" else "labels only"
-        does, key = f"train for {arm.settings.epochs} epochs, {learns}", partial(made.key.student, seed, kind)
-        yield arm.stage(stage_name(seed, kind), key, Trained(job.student.folder(seed, kind), arm.probe), does)
+        arm = _student_arm(made, kind, (seed, kind), job.student, len(job.chain))
+        does = f"train for {arm.settings.epochs} epochs, {'with the teacher' if kind == 'distilled' else 'labels only'}"
+        yield arm.stage(stage_name(seed, kind), Trained(job.student.folder(seed, kind), arm.probe), does)
 
 
 def _proof(made: Making) -> list[Stage]:
@@ -206,61 +201,87 @@ def _back(made: Making) -> Iterator[Stage]:
 
 @dataclass(frozen=True)
 class _Arm:
-    """A model that is trained: how its rates are chosen, how it is trained, what it computes and how long it takes."""
+    """A training: what it depends on, how its rates are chosen, how it is done and what the model computes."""
 
     made: Making
     name: str
     settings: Training
+    race: Race | None
+    inputs: Callable[[], Inputs]
     fit: Attempt
     probe: Callable[[Path | None], Probe]
-    make: Callable[[], nn.Module]
-    preprocess: Preprocessor
-    asks: bool = False
-    """Whether it asks a live teacher in every step."""
+    seconds: Callable[[Timing], float]
 
     def rates(self) -> Iterator[Stage]:
         """Yield the stage that chooses what the recipe leaves open of the training, where it does."""
-        race, made = self.made.key.races[self.name], self.made
-        if race is not None:
-            share = race.count * race.steps / race.total if race.count > 1 else 0.0
-            result = Trained(
-                race.folder, keeps=self.name.startswith("teacher"), says=partial(chosen_rates, made.out, race)
-            )
+        race = self.race
+        if race is None:
+            return
+        share = race.count * race.steps / race.total if race.count > 1 else 0.0
+        says, keeps = partial(chosen_rates, self.made.out, race), self.name.startswith("teacher")
 
-            def work(folder: Path, *, accelerator: Accelerator) -> None:
-                run_race(race, folder, partial(self.fit, accelerator=accelerator), accelerator)
+        def work(folder: Path, *, accelerator: Accelerator) -> None:
+            run_race(race, folder, partial(self.fit, accelerator=accelerator), accelerator)
 
-            key = partial(made.key.rates, self.name)
-            yield Stage(race.name, key, result, work, race.what, lambda timing: self.seconds(timing) * share)
+        yield Stage(
+            race.name,
+            lambda: self.inputs() | Inputs({"rates that are tried": race.describe()}),
+            Trained(race.folder, keeps=keeps, says=says),
+            work,
+            race.what,
+            lambda timing: self.seconds(timing) * share,
+        )
 
-    def stage(self, name: str, key: Callable[[], Inputs], result: Trained, does: str) -> Stage:
+    def stage(self, name: str, result: Trained, does: str) -> Stage:
         """Return the stage that trains the model, with the rates that were chosen."""
+        race, made = self.race, self.made
+
+        def key() -> Inputs:
+            return self.inputs() | (Inputs() if race is None else made.key.after(race.name))
 
         def work(folder: Path, *, accelerator: Accelerator) -> Result:
-            settings = settled(self.made.key.races[self.name], self.settings, self.made.out)
-            label = name.removeprefix("student ")
+            settings, label = settled(race, self.settings, made.out), name.removeprefix("student ")
             return self.fit(folder, accelerator=accelerator, settings=settings, label=label)
 
         return Stage(name, key, result, work, does, self.seconds)
 
-    def seconds(self, timing: Timing) -> float:
-        """Return how long the training takes."""
-        job, name = self.made.job, "student" if self.name in KINDS else self.name
-        seconds = timing.training(job, name, self.make, (self.preprocess, self.settings))
-        if self.asks:
-            seconds += timing.asking(self.made, len(job.data.train) * self.settings.epochs) or 0.0
-        minutes = self.settings.minutes
-        return seconds if minutes is None else min(seconds, 60 * minutes)
 
-
-def _fit(made: Making, job: Job, arm: Arm, link: int) -> Attempt:
-    """Return what trains the job's student, taught by the teacher (0) or the i-th model of the chain."""
+def _student_arm(made: Making, name: str, arm: Arm, student: Student, link: int) -> _Arm:
+    """Return the training of a student, or of a model of the chain, that the i-th model of the chain teaches."""
+    job, (seed, kind) = replace(made.job, student=student), arm
+    settings = training_settings(job, student, kind)
+    asks = kind == "distilled" and job.teacher.live and student is made.job.student
+    timed = partial(student.fresh, seed, "alone"), student.preprocess, settings
 
     def fit(folder: Path, **how: Any) -> Result:
-        teacher = made.source(link) if arm[1] == "distilled" else None
+        teacher = made.source(link) if kind == "distilled" else None
         return stages.train_student(job, arm, folder, teacher=teacher, **how)
 
-    return fit
+    return _Arm(
+        made,
+        name,
+        settings,
+        student_race(job, name, student),
+        partial(made.key.student, student, arm, link),
+        fit,
+        partial(_probe_student, made, arm, student),
+        partial(_seconds, made, student.name, timed, asks),
+    )
+
+
+def _seconds(
+    made: Making,
+    name: str,
+    training: tuple[Callable[[], nn.Module], Preprocessor, Training],
+    asks: bool,
+    timing: Timing,
+) -> float:
+    """Return how long a training takes; where it asks a live teacher in every step, with that."""
+    settings = training[-1]
+    seconds = timing.training(made.job, name, training)
+    if asks:
+        seconds += timing.asking(made, len(made.job.data.train) * settings.epochs) or 0.0
+    return seconds if settings.minutes is None else min(seconds, 60 * settings.minutes)
 
 
 def _probe_student(made: Making, arm: Arm, student: Student, weights: Path | None) -> Probe:

@@ -19,7 +19,7 @@ from potstill.pipeline.facts import describe_data
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.making import Making
 from potstill.pipeline.objectives import layers_of, made_for, terms_of
-from potstill.pipeline.orders import order
+from potstill.pipeline.orders import main_job
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.stage import survey
 from potstill.pipeline.teacher_score import TeacherScore, refuse, score_teacher
@@ -89,7 +89,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     out, base = Path(out).absolute(), Path(base).absolute()
     job = prepare(recipe, out=out, base=base, given=given)
     made = Making(job, out)
-    ordered = order(made)
+    ordered = main_job(made)
     seen = survey(RunFolder(out), ordered, made.results)
     student, teacher = job.student.plain(recipe.seed), made.teacher() if job.has_teacher else None
     inputs = example_batch(job, 1).tensor

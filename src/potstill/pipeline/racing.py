@@ -23,7 +23,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.student import Student
-from potstill.recipe.schema import AnyModel, Recipe, Training
+from potstill.recipe.schema import Member, Recipe, Training
 from potstill.training import Result, history, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
 from potstill.training.schedule import peak_learning_rate
@@ -80,13 +80,15 @@ class Race:
         return [tried, self.steps]
 
 
-def race(arm: str, settings: Training, model: nn.Module, *, recipe: Recipe, trained: bool, data: Data) -> Race | None:
+def race(
+    arm: str, settings: Training, make: Callable[[], nn.Module], *, recipe: Recipe, trained: bool, data: Data
+) -> Race | None:
     """Return the race of one training, or None where the recipe leaves nothing open.
 
     Args:
         arm: what it is for.
         settings: of the recipe.
-        model: to be trained.
+        make: gives the model that is to be trained.
         recipe: whose metric decides.
         trained: whether it comes with weights.
         data: it is trained on.
@@ -95,7 +97,7 @@ def race(arm: str, settings: Training, model: nn.Module, *, recipe: Recipe, trai
     if not is_open(settings):
         return None
     total = settings.epochs * num_batches(len(data.train), settings.batch_size)
-    found = candidates(settings, model, trained=trained, steps=total)
+    found = candidates(settings, make(), trained=trained, steps=total)
     count, steps = steps_of_each(len(found), total)
     judged_on = len(data.validation) if is_share(recipe) else None
     return Race(arm, found, count, steps, total, higher_is_better(recipe), judged_on)
@@ -116,8 +118,8 @@ def student_race(job: Job, arm: str, student: Student) -> Race | None:
     """
     settings = training_settings(job, student, arm)
     trained = student.section.weights is not None
-    model = student.plain(job.recipe.seed)
-    return race(arm, settings, model, recipe=job.recipe, trained=trained, data=job.data)
+    make = partial(student.plain, job.recipe.seed)
+    return race(arm, settings, make, recipe=job.recipe, trained=trained, data=job.data)
 
 
 def teacher_stage(number: int) -> str:
@@ -125,26 +127,13 @@ def teacher_stage(number: int) -> str:
     return f"teacher {number}" if number else "teacher"
 
 
-def teacher_races(job: Job) -> dict[str, Race | None]:
-    """Return the races of the teacher, or of the members of several, that are trained here, by their stage's name."""
-    sections: dict[str, tuple[AnyModel, nn.Module, Data]] = {}
-    if job.teacher.train is not None:
-        sections[teacher_stage(0)] = job.teacher, job.make_teacher(), job.data
-    for index, member in enumerate(job.members):
-        if member.train is not None:
-            data = job.data if member.classes is None else only_classes(job.data, member.classes)
-            sections[teacher_stage(index + 1)] = member, job.make_member(index), data
-    return {
-        name: race(
-            name,
-            section.train or Training(),
-            model,
-            recipe=job.recipe,
-            trained=section.weights is not None,
-            data=data,
-        )
-        for name, (section, model, data) in sections.items()
-    }
+def teacher_race(job: Job, number: int) -> Race | None:
+    """Return the race of the teacher (0), or of the i-th of several, that is trained here."""
+    section, make, _ = job.part_of_teacher(number)
+    known = section.classes if isinstance(section, Member) else None
+    data = job.data if known is None else only_classes(job.data, known)
+    settings, trained = section.train or Training(), section.weights is not None
+    return race(teacher_stage(number), settings, make, recipe=job.recipe, trained=trained, data=data)
 
 
 def settled(race: Race | None, settings: Training, out: Path) -> Training:

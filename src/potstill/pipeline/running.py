@@ -20,11 +20,11 @@ from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
 from potstill.pipeline.making import Making, answers_of
-from potstill.pipeline.orders import features_job, main_job, order, teachers
+from potstill.pipeline.orders import after_teachers, features_job, teachers
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, tried_rates
-from potstill.pipeline.stage import StageRunner, announce, survey
+from potstill.pipeline.stage import Stage, StageRunner, announce, survey
 from potstill.pipeline.teacher_score import check_teacher
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
@@ -132,7 +132,7 @@ def run(
     folder = RunFolder(out)
     if not accelerator.is_main_process:
         made = Making(_on_features(job, recipe, folder, accelerator, given), out)
-        _run_stages(made, StageRunner(folder, accelerator, made.results))
+        _run_stages(made, (teachers(made), after_teachers(made)), StageRunner(folder, accelerator, made.results))
         return Run(out)
     with folder.locked():
         begin_telling(out)
@@ -141,11 +141,13 @@ def run(
         made = Making(job, out)
         if job.has_finished_teacher:
             check_teacher(job, made.teacher(), out)
-        seen = survey(folder, main_job(made), made.results)
+        first, then = teachers(made), after_teachers(made)
+        seen = survey(folder, [*first, *then], made.results)
         announce(folder, seen)
+        clear_others(out, [stage.name for stage in (*features_job(made), *first, *then)])
         begin(job, folder, command)
         tell(try_student(job, folder), folder=out)
-        _run_stages(made, StageRunner(folder, accelerator, made.results, seen))
+        _run_stages(made, (first, then), StageRunner(folder, accelerator, made.results, seen))
         seconds = sum(stage.get("seconds", 0.0) for stage in folder.state["stages"].values())
         folder.update(finished=now(), seconds=round(seconds, 1))
         tell((*exporting.refusals(out, optional=True), *exporting.remarks(out)), folder=out)
@@ -178,24 +180,21 @@ def _on_features(job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accel
     """Return the job, where its student learns on features: with these, once its teacher is trained."""
     if job.before is None:
         return job
-    made = Making(job.before, folder.path)
-    StageRunner(folder, accelerator, made.results).run(features_job(made, str(job.recipe.student.on_features)))
+    made = Making(job, folder.path)
+    StageRunner(folder, accelerator, made.results).run(features_job(made))
     return prepare(recipe, out=folder.path, base=job.base, given=given)
 
 
-def _run_stages(made: Making, runner: StageRunner) -> None:
-    """Run every stage that is not finished yet."""
+def _run_stages(made: Making, stages: tuple[list[Stage], list[Stage]], runner: StageRunner) -> None:
+    """Run every stage that is not finished yet, and judge the teacher when its stages, the first ones, are."""
     job, out = made.job, made.out
-    stages = main_job(made)
-    on_main(runner.accelerator, lambda: clear_others(out, [stage.name for stage in order(made)]))
-    first = teachers(made)
     with made.verified():
-        runner.run(first)
+        runner.run(stages[0])
         if job.has_teacher:
             on_main(runner.accelerator, lambda: answers_of(job, made.teacher(), out, keep=True))
             if not job.has_finished_teacher:
                 on_main(runner.accelerator, lambda: check_teacher(job, made.teacher(), out))
-        runner.run(stages[len(first) :])
+        runner.run(stages[1])
 
 
 def write_documents(folder: Path) -> None:

@@ -34,9 +34,9 @@ class Timing:
     asking_once: dict[int, float | None] = field(default_factory=dict)
     _trainings: dict[str, float] = field(default_factory=dict)
 
-    def training(self, job: Job, arm: str, make: Callable[[], nn.Module], by: tuple[Preprocessor, Training]) -> float:
-        """Return the seconds of a training by labels alone, ``by`` a preprocessing and settings."""
-        preprocess, settings = by
+    def training(self, job: Job, arm: str, training: tuple[Callable[[], nn.Module], Preprocessor, Training]) -> float:
+        """Return the seconds of a training by labels alone: of a model, with a preprocessing and settings."""
+        make, preprocess, settings = training
         if arm not in self._trainings:
             data = job.data.to_learn()
             spec = Spec(
