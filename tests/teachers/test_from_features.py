@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from potstill.core.errors import UsageError
-from potstill.models import build, tap
+from potstill.export import OnnxModel, export_onnx
+from potstill.models import Preprocessor, build, tap
 from potstill.teachers.from_features import FromFeatures
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -47,3 +51,15 @@ def test_features_of_another_shape_are_refused():
     model = build("cnn", {"width": 4, "in_channels": 1}, seed=0).eval()
     with pytest.raises(UsageError, match=r"Layer pool returns \(16,\), not one tensor \(9,\)"):
         FromFeatures(model, "pool", (1, 8, 8))(torch.zeros(2, 9))
+
+
+def test_it_is_written_as_a_file_that_answers_batches_of_any_size(tmp_path: Path) -> None:
+    """The number of samples of the example must not stay in the file."""
+    behind = FromFeatures(
+        build("cnn", {"num_classes": 3, "in_channels": 1, "width": 4}).eval(), "pool", (1, 8, 8)
+    ).eval()
+    features = behind.verify(torch.rand(3, 1, 8, 8))
+    file = export_onnx(behind, Preprocessor(), features[:2], tmp_path / "model.onnx", task="classification")
+    for size in (1, 2, 3):
+        expected = behind(features[:size]).detach().numpy()
+        np.testing.assert_allclose(OnnxModel(file)(features[:size].numpy()), expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The main job: the stages in order, the run folder, and what a run will do before it does it."""
+"""The main job: prepare a recipe, turn it into one list of stages, and run, plan or repeat these in a run folder."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class FromFeatures(nn.Module):
 
         hook = resolve(self.model, self.layer).register_forward_hook(replace, prepend=True)
         try:
-            zeros = torch.zeros(len(features), *self.shape, dtype=features.dtype, device=features.device)
+            zeros = features.new_zeros(features.shape[0], *self.shape)
             return output_tensor(self.model(zeros))
         finally:
             hook.remove()
