@@ -46,7 +46,7 @@ def test_extras_are_those_of_the_project() -> None:
         for name, packages in declared.items()
         if name not in ("all", "dev")
     }
-    assert len(expected) == 11
+    assert len(expected) == 12
     found = doctor.extras()
     assert {name: sorted(package.replace("_", "-").lower() for package in found[name]) for name in found} == expected
 

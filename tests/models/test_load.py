@@ -49,7 +49,7 @@ def test_functions_classes_and_finished_models():
 def test_zoo_names_are_corrected():
     with pytest.raises(UsageError, match=r"no model 'resnet_20' in the zoo\. Did you mean 'resnet20'"):
         build("resnet_20")
-    with pytest.raises(UsageError, match=r"Known: cnn, mlp.*'file.py:name'"):
+    with pytest.raises(UsageError, match=r"Known: cnn, lightgbm, mlp.*'file.py:name'"):
         build("zzzzz")
     with pytest.raises(UsageError, match="in the zoo"):
         build("initialise")

@@ -116,15 +116,16 @@ COUNTS = [
     ("cnn", {}, 106_372, conv_norm(3, 32, 3) + conv_norm(32, 64, 3) + conv_norm(64, 128, 3) + linear(128, 100)),
     # The three widths share all but batch norm: (1/4 + 1/2 + 1) times that of the widest.
     ("nested_cnn", {}, 106_708, 106_372 - 2 * 224 + 7 * 224 // 2),
+    ("lightgbm", {"in_features": 30}, 0, 0),  # trees have no parameters
     ("mlp", {"in_features": 30}, 12_644, linear(30, 64) + linear(64, 64) + linear(64, 100)),
 ]
 # 10 classes, shortcut A, as published with the CIFAR-10 checkpoints
 PADDED = [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018)]
-IMAGE_MODELS = [name for name in zoo.__all__ if name not in ("mlp", "nested_cnn")]
+IMAGE_MODELS = [name for name in zoo.__all__ if name not in ("lightgbm", "mlp", "nested_cnn")]
 
 
 def test_the_tables_are_complete():
-    assert len(zoo.__all__) == 21
+    assert len(zoo.__all__) == 22
     assert sorted(name for name, *_ in COUNTS) == sorted(zoo.__all__)
     assert len(IMAGE_MODELS) == 19
 

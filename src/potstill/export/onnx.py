@@ -30,8 +30,10 @@ from potstill.data.columns import Column
 from potstill.data.frames import encoded
 from potstill.data.raw import as_array
 from potstill.export.student import Student, Task
+from potstill.export.trees import trees_model
 from potstill.models.beside_weights import copied, without_computed_weights
 from potstill.models.preprocess import Preprocessor
+from potstill.models.zoo.trees import Trees
 
 Array = np.ndarray[Any, Any]
 
@@ -124,9 +126,32 @@ def export_onnx(
     student = _WithProbabilities(
         copied(model).cpu(), prepare, task=task, classes=classes, scale=scale, temperature=temperature
     ).eval()
+    if isinstance(model, Trees):
+        proto = trees_model(student, model, preprocess, example_inputs, OPSET)
+    else:
+        proto = _network(student, type(model).__name__, example_inputs, task)
+    wanted = {
+        "labels": json.dumps(list(classes), ensure_ascii=False),
+        "recipe_hash": recipe_hash,
+        "task": task,
+        "potstill_version": package_version(),
+    }
+    if task == "classification":
+        wanted["temperature"] = repr(float(temperature))
+    if columns:
+        wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
+    set_metadata(proto, wanted)
+    onnx.checker.check_model(proto)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return Path(path)
+
+
+def _network(student: _WithProbabilities, name: str, inputs: Tensor, task: Task) -> Any:
+    """Return a student of torch layers as an ONNX model."""
     without_computed_weights(student.model)
     # With one row the exporter would take the batch size for a constant.
-    example = example_inputs[:1].cpu().repeat(2, *[1] * (example_inputs.dim() - 1))
+    example = inputs[:1].cpu().repeat(2, *[1] * (inputs.dim() - 1))
     batch = torch.export.Dim("batch", min=1)
     try:
         with quiet(), torch.no_grad():
@@ -144,28 +169,13 @@ def export_onnx(
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).partition("For more information")[0].split())[:400]
         raise PotstillError(
-            f"{type(model).__name__} could not be exported to ONNX: {reason}. Usual causes: Python control flow that "
+            f"{name} could not be exported to ONNX: {reason}. Usual causes: Python control flow that "
             "depends on tensor values, or a batch size that is fixed inside the model."
         ) from error
     if program is None:
-        raise PotstillError(f"{type(model).__name__} could not be exported to ONNX: torch returned nothing.")
+        raise PotstillError(f"{name} could not be exported to ONNX: torch returned nothing.")
     _name_exact(program.model)
-    proto: Any = program.model_proto
-    wanted = {
-        "labels": json.dumps(list(classes), ensure_ascii=False),
-        "recipe_hash": recipe_hash,
-        "task": task,
-        "potstill_version": package_version(),
-    }
-    if task == "classification":
-        wanted["temperature"] = repr(float(temperature))
-    if columns:
-        wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
-    set_metadata(proto, wanted)
-    onnx.checker.check_model(proto)
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-    return Path(path)
+    return program.model_proto
 
 
 class _WithProbabilities(Student):

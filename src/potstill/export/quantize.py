@@ -20,6 +20,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path
 from potstill.core.optional import require
 from potstill.export.onnx import EXACT, quiet, set_metadata
+from potstill.export.trees import OPERATOR
 
 Array = np.ndarray[Any, Any]
 
@@ -53,6 +54,11 @@ def quantize(path: Path, out: Path, calibration: Iterable[Array]) -> Path:
     shapes = require("onnxruntime.quantization.shape_inference", feature="int8 export", extra="export")
     onnx = require("onnx", feature="int8 export", extra="export")
     source = onnx.load(path)
+    if any(node.op_type == OPERATOR for node in source.graph.node):
+        raise PotstillError(
+            "The student is a sum of trees, which has no products that 8 bits would make smaller or faster. Deploy the "
+            "float32 file, and remove 'onnx-int8' from export.formats"
+        )
     batches = _Batches(calibration, source.graph.input[0].name)
     if batches.peek() is None:
         raise UsageError("int8 export needs calibration inputs: pass at least one batch of training inputs.")

@@ -35,7 +35,7 @@ from potstill.teachers.foreign import ForeignTeacher, ReadAs
 from potstill.teachers.merged import MergedTeacher, member_model
 from potstill.teachers.protocol import by_batch
 from potstill.teachers.regrouped import RegroupedTeacher
-from potstill.training import check_settings, made_shapes
+from potstill.training import learner_of, made_shapes
 
 VIEWS_AT_MOST = 10
 IN_MEMORY = "python-object"
@@ -416,7 +416,11 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
     made = made_shapes(job.objective, learner, answers, tuple(inputs.shape[1:]))
     known = {**made, **answers} if answers is not None else None
     said = check(job.objective, {**made, **student}, known, num_classes=job.data.num_outputs, task=job.data.task)
-    check_settings(learner, job.objective, job.student.training, samples=len(job.data.train))
+    way = learner_of(learner)
+    for name in way.ignores:
+        if getattr(job.student.section, name):
+            raise UsageError(f"student.{name} says nothing to a student of {job.student.section.model}. Remove it.")
+    way.check(learner, job.objective, job.student.training, job.stream(job.data))
     if teacher is None or module is None or teacher["logits"] != expected:
         return False, said
     return covers(module, job.data.test.ids), said

@@ -257,7 +257,7 @@ def zoo_arguments(section: schema.Model, data: Data, *, num_outputs: int | None 
     args = dict(section.args)
     if section.model in zoo.__all__:
         args.setdefault("num_classes", num_outputs or data.num_outputs)
-        if section.model == "mlp":
+        if section.model in ("mlp", "lightgbm"):
             args.setdefault("in_features", math.prod(data.shape))
         elif data.kind == "image":
             args.setdefault("in_channels", data.shape[0])

@@ -40,7 +40,7 @@ from potstill.pipeline.student import KINDS, Arm, Student
 from potstill.pipeline.timing import Timing
 from potstill.recipe.schema import Training
 from potstill.store import open_store
-from potstill.training import Result
+from potstill.training import Result, learner_of
 
 
 def after_teachers(made: Making) -> list[Stage]:
@@ -93,7 +93,7 @@ def teachers(made: Making) -> list[Stage]:
             partial(_probe_teacher, job, make, preprocess),
             partial(_seconds, made, name, (make, preprocess, settings), False),
         )
-        does = f"train {section.model if number else 'the teacher'} for {settings.epochs} epochs"
+        does = f"train {section.model if number else 'the teacher'} for {_length(make(), settings)}"
         result = Trained(f"teacher/{number}" if number else "teacher", arm.probe, keeps=True)
         found += [*arm.rates(), arm.stage(name, result, does)]
     return found
@@ -140,7 +140,8 @@ def _link(made: Making, number: int) -> Iterator[Stage]:
     """Yield the stages that train the i-th model of the chain, counted from 1, with the model before it."""
     link, seed = made.job.chain[number - 1], made.job.recipe.seed
     arm = _student_arm(made, link.name, (seed, "distilled"), link, number - 1)
-    does = f"train {link.section.model} for {link.training.epochs} epochs, with the model before it"
+    length = _length(link.fresh(seed, "alone"), link.training)
+    does = f"train {link.section.model} for {length}, with the model before it"
     yield from arm.rates()
     yield arm.stage(link.name, Trained(link.folder(seed, "distilled"), arm.probe), does)
 
@@ -152,7 +153,8 @@ def _students(made: Making) -> Iterator[Stage]:
         yield from _student_arm(made, kind, (job.recipe.seed, kind), job.student, len(job.chain)).rates()
     for seed, kind in student_runs(job):
         arm = _student_arm(made, kind, (seed, kind), job.student, len(job.chain))
-        does = f"train for {arm.settings.epochs} epochs, {'with the teacher' if kind == 'distilled' else 'labels only'}"
+        length = _length(job.student.fresh(seed, "alone"), arm.settings)
+        does = f"train for {length}, {'with the teacher' if kind == 'distilled' else 'labels only'}"
         yield arm.stage(stage_name(seed, kind), Trained(job.student.folder(seed, kind), arm.probe), does)
 
 
@@ -244,6 +246,11 @@ class _Arm:
             return self.fit(folder, accelerator=accelerator, settings=settings, label=label)
 
         return Stage(name, key, result, work, does, self.seconds)
+
+
+def _length(model: nn.Module, settings: Training) -> str:
+    """Return how long a training is, in words."""
+    return learner_of(model).length(model, settings)
 
 
 def _student_arm(made: Making, name: str, arm: Arm, student: Student, link: int) -> _Arm:

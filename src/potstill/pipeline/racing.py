@@ -24,7 +24,7 @@ from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.student import Student
 from potstill.recipe.schema import Member, Recipe, Training
-from potstill.training import Result, history, without_teacher
+from potstill.training import Result, history, learner_of, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
 from potstill.training.schedule import peak_learning_rate
 
@@ -96,8 +96,11 @@ def race(
     """
     if not is_open(settings):
         return None
+    model = make()
+    if not learner_of(model).has_rates:
+        return None
     total = settings.epochs * num_batches(len(data.train), settings.batch_size)
-    found = candidates(settings, make(), trained=trained, steps=total)
+    found = candidates(settings, model, trained=trained, steps=total)
     count, steps = steps_of_each(len(found), total)
     judged_on = len(data.validation) if is_share(recipe) else None
     return Race(arm, found, count, steps, total, higher_is_better(recipe), judged_on)

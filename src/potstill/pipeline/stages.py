@@ -37,7 +37,7 @@ from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
 from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording
-from potstill.training import AverageTeacher, Result, Spec, train
+from potstill.training import AverageTeacher, Result, Spec, learner_of
 
 Place = Path | str
 """Where a store lies: a folder, or an address."""
@@ -64,7 +64,8 @@ def train_teacher(
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
-    return train(job.make_teacher(), spec, folder, device=job.device, label=label, accelerator=accelerator)
+    model = job.make_teacher()
+    return learner_of(model).fit(model, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def train_member(
@@ -91,7 +92,8 @@ def train_member(
         metric=chosen_by(job.recipe, job.data),
     )
     label = label or f"teacher {index + 1}"
-    return train(job.make_member(index), spec, folder, device=job.device, label=label, accelerator=accelerator)
+    model = job.make_member(index)
+    return learner_of(model).fit(model, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def fit_merged(job: Job, merged: MergedTeacher) -> None:
@@ -137,7 +139,8 @@ def train_student(
         metric=chosen_by(job.recipe, job.data),
     )
     label = label or f"{kind}, seed {seed}"
-    return train(job.student.build(*arm), spec, folder, device=job.device, label=label, accelerator=accelerator)
+    student = job.student.build(*arm)
+    return learner_of(student).fit(student, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:

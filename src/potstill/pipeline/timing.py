@@ -16,7 +16,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher
 from potstill.pipeline.making import Making
 from potstill.recipe.schema import Training
-from potstill.training import Spec, estimate, without_teacher
+from potstill.training import Spec, learner_of, without_teacher
 
 PROBE = 512
 """Samples that a teacher without weights is timed on."""
@@ -47,7 +47,8 @@ class Timing:
                 preprocess=preprocess,
                 seed=job.recipe.seed,
             )
-            self._trainings[arm] = spec.total_steps * estimate(make(), spec, device=job.device)
+            model = make()
+            self._trainings[arm] = learner_of(model).seconds(model, spec, job.device)
         return self._trainings[arm]
 
     def asking(self, made: Making, samples: int, link: int = 0) -> float | None:

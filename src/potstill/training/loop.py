@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,7 +17,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from potstill.core.errors import DivergedError, UsageError
-from potstill.core.files import write_json
 from potstill.core.progress import Advance, progress
 from potstill.core.random import key
 from potstill.core.signals import Batch
@@ -31,6 +28,7 @@ from potstill.training.finite import NotFiniteError
 from potstill.training.machine import Moment
 from potstill.training.optimiser import update_average
 from potstill.training.rates import starting_point
+from potstill.training.result import Result
 from potstill.training.schedule import learning_rate_at, progress_at
 from potstill.training.setup import forget, machine_for, make_accelerator
 from potstill.training.spec import Spec
@@ -49,35 +47,9 @@ from potstill.training.state import (
 )
 from potstill.training.step import take_step
 from potstill.training.track import Tracker, open_trackers
-from potstill.training.validate import Metric, Validation, validate
+from potstill.training.validate import Validation, is_better, validate
 
 NOTE_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a training.
-
-    Attributes:
-        weights: the weights that were best on validation, a safetensors file.
-        steps: optimiser steps taken.
-        epochs: passes over the training data.
-        seconds: time spent, interrupted runs included.
-        best_epoch: the epoch, counted from 1, that the weights are from.
-        best_validation: its validation metric: the one asked for, else accuracy, or R2 for regression.
-        stopped: why training ended.
-        history: one JSON object per epoch.
-
-    """
-
-    weights: Path
-    steps: int
-    epochs: float
-    seconds: float
-    best_epoch: int
-    best_validation: float
-    stopped: Stopped
-    history: Path
 
 
 def train(
@@ -240,7 +212,8 @@ def _close_epoch(run: Run, state: State, rate: float) -> None:
             metric=run.spec.metric,
         )
         epoch = counters.epoch + 1
-        if _is_better(validation, counters, run.spec.metric):
+        best = Validation(counters.best_loss, counters.best_metric) if counters.best_epoch else None
+        if is_better(validation, best, run.spec.metric):
             state.best = _snapshot(machine.trainee.student)
             counters = replace(counters, best_epoch=epoch, best_metric=validation.metric, best_loss=validation.loss)
     names = machine.term_names
@@ -287,9 +260,8 @@ def _finish(run: Run, state: State) -> Result:
     counters = state.counters
     if counters.stopped is None:
         raise RuntimeError("a training ended without a reason")
-    weights = run.folder / "weights.safetensors"
     result = Result(
-        weights=weights,
+        weights=run.folder / "weights.safetensors",
         steps=counters.step,
         epochs=counters.step / run.spec.steps_per_epoch,
         seconds=counters.seconds,
@@ -299,11 +271,7 @@ def _finish(run: Run, state: State) -> Result:
         history=run.history,
     )
     if run.machine.accelerator.is_main_process:
-        data = run.spec.data
-        units = {"scale": json.dumps(data.scale.to_json())} if data.standardised and data.scale else None
-        checkpoint.save_tensors(weights, state.best, units)
-        paths = {"weights": weights.name, "history": run.history.name}
-        write_json(run.folder / "result.json", {**asdict(result), **paths})
+        result.write(state.best, run.spec.data)
     run.machine.accelerator.wait_for_everyone()
     return result
 
@@ -334,16 +302,6 @@ def _seed(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _is_better(validation: Validation, counters: Counters, metric: Metric | None) -> bool:
-    if not math.isfinite(validation.metric) or math.isnan(validation.loss):
-        return False
-    if not counters.best_epoch:
-        return True
-    sign = 1.0 if metric is None or metric.higher_is_better else -1.0
-    gain = sign * (validation.metric - counters.best_metric)
-    return gain > 0 or (gain == 0 and validation.loss < counters.best_loss)
 
 
 @contextmanager

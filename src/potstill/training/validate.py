@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -96,6 +97,28 @@ def validate(
     if metric is not None:
         return Validation(loss, _scored(metric, gather_object(kept) if accelerator.num_processes > 1 else kept))
     return Validation(loss, float(totals[1] / len(samples)) if classes else r2(totals, samples.targets))
+
+
+def validation_of(outputs: Tensor, samples: Samples, task: Task, metric: Metric | None = None) -> Validation:
+    """Return the same of a model's outputs (n, c) to all samples, as `validate` does while it asks for them."""
+    targets = torch.from_numpy(samples.targets)
+    if task == "classification":
+        loss, right = (_scores(outputs, targets) / len(samples)).tolist()
+    else:
+        totals = _squares(outputs, targets).numpy()
+        loss, right = float(totals.mean()) / len(samples), r2(totals, samples.targets)
+    return Validation(loss, right if metric is None else _scored(metric, [(outputs.numpy(), samples.targets)]))
+
+
+def is_better(new: Validation, best: Validation | None, metric: Metric | None) -> bool:
+    """Return whether a validation beats the best before, if any: by the metric, and between equals by the loss."""
+    if not math.isfinite(new.metric) or math.isnan(new.loss):
+        return False
+    if best is None:
+        return True
+    sign = 1.0 if metric is None or metric.higher_is_better else -1.0
+    gain = sign * (new.metric - best.metric)
+    return gain > 0 or (gain == 0 and new.loss < best.loss)
 
 
 def _scored(metric: Metric, kept: list[tuple[Array, Array]]) -> float:
