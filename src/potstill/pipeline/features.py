@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,38 +61,24 @@ def _key(whole: Job, layer: str, model: nn.Module) -> str:
 
 def _features(whole: Job, model: nn.Module, layer: str, samples: Samples, rows: Ints) -> Tensor:
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    inputs = whole.teacher_preprocess.to(device)(samples.fetch(rows).to(device))
+    inputs = whole.teacher_preprocess.to(device)(samples.fetch(np.asarray(rows)).to(device))
     with torch.no_grad(), tap(model, {"features": layer}) as tapped:
         model(inputs)
         return tapped["features"].detach().float().cpu().clone()
 
 
-class _Asked:
-    """Fetch features by running the teacher."""
-
-    def __init__(self, whole: Job, model: nn.Module, layer: str, samples: Samples) -> None:
-        self.parts = whole, model, layer, samples
-
-    def __call__(self, rows: Ints) -> Tensor:
-        """Return the features of some rows: (b, ...)."""
-        whole, model, layer, samples = self.parts
-        return _features(whole, model, layer, samples, np.asarray(rows))
-
-
 def _as_asked_for(whole: Job, model: nn.Module, layer: str, key: str) -> Data:
-    return _with_features(
-        whole.data,
-        {
-            name: Samples(
-                samples.ids,
-                samples.targets,
-                _Asked(whole, model, layer, samples),
-                fingerprint.of_json([samples.fingerprint, key]),
-                samples.names,
-            )
-            for name, samples in whole.data.splits.items()
-        },
-    )
+    """Return the data with features that the teacher computes whenever they are fetched."""
+    splits = {
+        name: replace(
+            samples,
+            fetch=partial(_features, whole, model, layer, samples),
+            fingerprint=fingerprint.of_json([samples.fingerprint, key]),
+            digests=None,
+        )
+        for name, samples in whole.data.splits.items()
+    }
+    return _with_features(whole.data, splits)
 
 
 def _on_disk(data: Data, folder: Path, key: str) -> Data | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from potstill import report
@@ -39,14 +40,7 @@ def evaluate(run_folder: Path | str) -> EvaluationResult:
     with folder.locked():
         before = EvaluationResult.from_json(read_json(folder.path / "evaluation.json"))
         sizes = {
-            name: Size(
-                scores.parameters,
-                scores.flops,
-                scores.bytes,
-                scores.latency_ms,
-                runtime=scores.runtime,
-                onnx_latency_ms=scores.onnx_latency_ms,
-            )
+            name: Size(**{field.name: getattr(scores, field.name) for field in fields(Size)})
             for name, scores in before.models.items()
         }
         _refuse_damage(folder, "predictions", "export", "evaluation")
