@@ -38,6 +38,8 @@ from potstill.pipeline.processes import start
 from potstill.pipeline.racing import FILE, run_race, student_race
 from potstill.pipeline.stages import train_student
 from potstill.recipe.schema import Recipe, Training
+from potstill.teachers import Facts
+from potstill.teachers.at_rest import copy_of
 from potstill.training import Spec, train
 
 FIXED = (("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("adamw", 0.003), ("adamw", 0.01), ("adamw", 0.03))
@@ -126,7 +128,7 @@ PAIRS = {
 class Answers:
     """A trained teacher's answers to the training samples."""
 
-    provides = frozenset({"logits"})
+    facts = Facts(frozenset({"logits"}))
     fingerprint = "answers"
 
     def __init__(self, ids: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]) -> None:
@@ -165,14 +167,14 @@ def taught(job: Job, pair: Pair, folder: Path) -> tuple[Answers, float]:
     """Train the teacher, or read what it answered; return it and its score."""
     data, kept = job.data.to_learn(), folder / "teacher.npz"
     if not kept.exists():
-        module = job.make_teacher()
+        module = copy_of(job.teacher_at(0))
         settings = Training(
             epochs=pair.teacher_epochs, batch_size=64, optimizer="adamw", learning_rate=0.005, precision="float32"
         )
-        spec = Spec(data, job.stream(data), preset("alone", pair.task), settings, job.teacher_preprocess, seed=7)
+        spec = Spec(data, job.stream(data), preset("alone", pair.task), settings, job.teacher_at(0).preprocess, seed=7)
         train(module, spec, folder / "teacher", label="teacher")
         logits = predict(
-            module, data.train, preprocess=job.teacher_preprocess, batch_size=512, device=torch.device("cpu")
+            module, data.train, preprocess=job.teacher_at(0).preprocess, batch_size=512, device=torch.device("cpu")
         )
         np.savez(kept, logits=logits.reshape(len(logits), -1), score=score(job, module, data))
         shutil.rmtree(folder / "teacher")

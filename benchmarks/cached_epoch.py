@@ -40,7 +40,6 @@ from potstill.objective import preset
 from potstill.pipeline import stages
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
-from potstill.teachers import LiveTeacher
 from potstill.training import Spec, loop, train
 
 HERE = Path(__file__).parent
@@ -53,7 +52,7 @@ class Rival:
         tool = next(tool for tool in TOOLS if tool.name == "torchdistill")
         images = samples.fetch(np.arange(len(samples)))  # uint8, as packs.py gives them
         np.savez(folder / "images.npz", images=images.numpy(), labels=samples.targets)
-        torch.save(job.make_teacher().state_dict(), folder / "teacher.pt")
+        torch.save(job.teacher_at(0).state_dict(), folder / "teacher.pt")
         self.process = subprocess.Popen(
             [interpreter(tool), HERE / "cached_epoch_torchdistill.py", folder / "images.npz", str(batch)],
             stdin=subprocess.PIPE,
@@ -96,12 +95,12 @@ def main() -> None:
     data = job.data.__class__(
         **{**job.data.__dict__, "train": small, "validation": job.data.validation.take(slice(0, 8))}
     )
-    teacher = stages.live_teacher(job, job.make_teacher())
+    teacher = stages.live_teacher(job, job.teacher_at(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recorded = stored(teacher, job, small, folder / "store")
         rival = Rival(job, small, batch, folder)
-        live = LiveTeacher(job.make_teacher(), preprocess=job.teacher_preprocess, precision="float32")
+        live = job.teacher_at(0).teaching()
 
         def epoch(case: str, source: Any, precision: str, number: int) -> float:
             spec = Spec(

@@ -27,7 +27,7 @@ from potstill.pipeline import stages
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
 from potstill.store import record
-from potstill.teachers import LiveTeacher, StoredTeacher, describe_recording
+from potstill.teachers import Model, StoredTeacher, Teacher, describe_recording
 from potstill.training import Spec, train
 
 HERE = Path(__file__).parent
@@ -40,12 +40,12 @@ def main() -> None:
     data = job.data.__class__(
         **{**job.data.__dict__, "train": small, "validation": job.data.validation.take(slice(0, 8))}
     )
-    teacher = stages.live_teacher(job, job.make_teacher())
+    teacher = stages.live_teacher(job, job.teacher_at(0))
     settings = job.recipe.training.model_copy(update={"epochs": 1})
     rates: dict[str, list[float]] = {"alone": [], "store": [], "live": []}
     with tempfile.TemporaryDirectory() as folder:
         store = stored(teacher, job, small, Path(folder) / "store")
-        teachers: dict[str, LiveTeacher | StoredTeacher | None] = {"alone": None, "store": store, "live": teacher}
+        teachers: dict[str, Model | None] = {"alone": None, "store": store, "live": teacher}
         for number in range(ROUNDS + 1):
             for name, source in teachers.items():
                 spec = Spec(
@@ -84,7 +84,7 @@ def main() -> None:
         print(row)
 
 
-def stored(teacher: LiveTeacher, job: stages.Job, samples: potstill.Samples, folder: Path) -> StoredTeacher:
+def stored(teacher: Teacher, job: stages.Job, samples: potstill.Samples, folder: Path) -> StoredTeacher:
     def batches(ranges=None):
         return Stream(samples, job.augment, num_classes=10).recording(256, ranges=ranges)
 

@@ -30,7 +30,7 @@ from potstill.objective.presets import layers_read
 from potstill.pipeline.build import Job, build_job
 from potstill.recipe.yaml import read
 from potstill.store import open_store, record
-from potstill.teachers import LiveTeacher, StoredTeacher, describe_recording
+from potstill.teachers import Reads, StoredTeacher, describe_recording
 from potstill.training import Spec, train
 
 HERE = Path(__file__).parent
@@ -45,12 +45,7 @@ def objective(name: str) -> Objective:
 
 def stored(job: Job, folder: Path, precision: str) -> Any:
     """Record the teacher with every layer that a preset reads, or open what was recorded."""
-    teacher = LiveTeacher(
-        job.make_teacher(),
-        preprocess=job.teacher_preprocess,
-        taps={name: name for name in LAYERS},
-        precision=precision,
-    )
+    teacher = job.teacher_at(0).teaching(Reads(taps={name: name for name in LAYERS}, precision=precision))
     views, size = job.recipe.store.views or 1, job.recipe.evaluation.batch_size
 
     def batches(ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from potstill.evaluation import latency
 from potstill.export import export_onnx
 from potstill.pipeline.build import build_job
 from potstill.recipe.yaml import read
+from potstill.teachers.at_rest import copy_of
 
 HERE = Path(__file__).parent
 ROUNDS = 5
@@ -34,8 +35,8 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         teacher = Path(temporary) / "teacher.onnx"
         export_onnx(
-            job.make_teacher(),
-            job.teacher_preprocess,
+            copy_of(job.teacher_at(0)),
+            job.teacher_at(0).preprocess,
             job.data.train.fetch(np.arange(2)),
             teacher,
             task="classification",

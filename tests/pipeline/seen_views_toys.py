@@ -24,7 +24,7 @@ from potstill.pipeline import stages
 from potstill.pipeline.build import Given, Job, build_job
 from potstill.pipeline.processes import in_parts, start
 from potstill.recipe.yaml import loads
-from potstill.teachers import Teacher
+from potstill.teachers import Model, TorchModel
 
 CLASSES, SIZE, SAMPLES = 4, 9, 41
 VIEWS, EPOCHS = 2, 3
@@ -109,14 +109,14 @@ def make_job(
     return build_job(loads(recipe), base=Path(), given=given)
 
 
-def recorded(job: Job, folder: Path, model: nn.Module | None = None) -> Teacher:
+def recorded(job: Job, folder: Path, model: nn.Module | None = None) -> Model:
     """Record what the teacher says, or finish it, and return the recording as a teacher."""
-    with stages.live_teacher(job, model or job.make_teacher()) as teacher:
+    with stages.live_teacher(job, TorchModel(model) if model else job.teacher_at(0)) as teacher:
         in_parts(start("cpu"), lambda part: stages.record_teacher(job, teacher, folder, part))
         return stages.stored_teacher(job, teacher, folder)
 
 
-def trained(job: Job, teacher: Teacher, folder: Path) -> list[dict[str, float]]:
+def trained(job: Job, teacher: Model, folder: Path) -> list[dict[str, float]]:
     """Train with another seed than the store's, and return for each epoch the means of the terms."""
     accelerator, seed = start("cpu"), job.recipe.seed + 1
     settings = job.recipe.training

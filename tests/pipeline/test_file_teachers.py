@@ -21,10 +21,11 @@ from torch import nn
 
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import read_json, write_json
+from potstill.core.signals import Batch
 from potstill.data import Stream, load
 from potstill.pipeline import distill, label, plan, run
 from potstill.pipeline.build import IN_MEMORY, Given, build_job
-from potstill.pipeline.proof import _size as measured_size
+from potstill.pipeline.proof import size_of as measured_size
 from potstill.pipeline.stages import live_teacher
 from potstill.recipe.yaml import loads
 from potstill.teachers.files import SUFFIXES
@@ -135,7 +136,7 @@ def test_a_file_teaches_from_end_to_end(files, tmp_path, kind):
 
 def test_an_answer_that_is_looked_up_takes_no_time_that_says_anything(files):
     job = build_job(recipe(KINDS["recorded"], **{"latency: false": "latency: true"}), base=files)
-    size = measured_size(job, job.make_teacher(), job.teacher_preprocess)
+    size = measured_size(job, job.teacher_at(0))
     assert (size.bytes, size.latency_ms) == ((files / "all.parquet").stat().st_size, None)
 
 
@@ -271,7 +272,7 @@ def test_a_torch_model_that_answers_with_probabilities_has_to_be_declared(tmp_pa
     # Read as probabilities, its layers keep the names that recipes use.
     job = build_job(recipe(f"{{model: {IN_MEMORY}, answers: probabilities}}{terms}"), base=tmp_path, given=given)
     batch = next(Stream(job.data.train).recording(5))
-    with live_teacher(job, job.make_teacher()) as live:
+    with live_teacher(job, job.teacher_at(0)) as live:
         answers = live(batch)
     expected = given.teacher.last(batch.inputs.flatten(1).float() / 255)
     torch.testing.assert_close(answers["last"], expected.detach())
@@ -309,10 +310,16 @@ def test_values_of_a_regression(tmp_path):
     text = "task: regression\ndata: {train: data.npz}\nteacher: TEACHER\nstudent: {model: mlp, args: {hidden: [4]}}\n"
     job = build_job(loads(text.replace("TEACHER", "{file: m.skops}")), base=tmp_path)
     assert job.comparable
-    answers = job.make_teacher()(torch.from_numpy(inputs))
+    answers = asked(job.teacher_at(0), torch.from_numpy(inputs))
     np.testing.assert_allclose(answers.numpy(), targets[:, None], rtol=1e-3, atol=1e-4)
     with pytest.raises(TeacherError, match=r"teacher.answers: logits are for classes, and the task is regression"):
         build_job(loads(text.replace("TEACHER", "{file: m.skops, answers: logits}")), base=tmp_path)
+
+
+def asked(model, inputs):
+    ids = torch.arange(len(inputs))
+    with model.teaching() as teacher:
+        return teacher(Batch(ids, torch.zeros_like(ids), inputs))["logits"]
 
 
 class Server(BaseHTTPRequestHandler):
@@ -357,7 +364,7 @@ def test_a_server_is_a_teacher(tmp_path):
         job = build_job(recipe(f"{{endpoint: {endpoint}, answers: logits}}"), base=tmp_path)
         pixels = torch.rand(5, 1, 8, 8)
         expected = pixels.reshape(5, 64).double().numpy() @ Server.weight
-        np.testing.assert_allclose(job.make_teacher()(pixels).numpy(), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(asked(job.teacher_at(0), pixels).numpy(), expected, rtol=1e-4, atol=1e-4)
     finally:
         server.shutdown()
         server.server_close()

@@ -19,9 +19,9 @@ from potstill.core.files import read_json
 from potstill.data import load
 from potstill.models import build
 from potstill.pipeline import Given, Run, distill, evaluate, export, find_runs, plan, run
-from potstill.pipeline.proof import runtime_of
 from potstill.recipe.yaml import loads, read
-from potstill.teachers.foreign import ForeignTeacher, Opened, Reading
+from potstill.teachers import MergedTeacher
+from potstill.teachers.foreign import ArrayModel, Opened, Reading
 
 from .conftest import TINY
 
@@ -143,8 +143,8 @@ def test_the_teacher_is_timed_in_the_student_files_runtime_too(finished: Run) ->
     assert set(teacher.onnx_latency_ms) == {"1", "32"}
     assert student.onnx_latency_ms is None
     opened = Opened("t.skops", "0" * 64, 10, ask=lambda inputs: inputs, runtime="scikit-learn")
-    foreign = ForeignTeacher(opened, Reading("values", 1))
-    assert runtime_of(nn.Sequential(foreign, nn.Linear(1, 1))) == "scikit-learn"
+    foreign = ArrayModel(opened, Reading("values", 1))
+    assert MergedTeacher([foreign, nn.Linear(1, 1)], regression=True).facts.runtime == "scikit-learn"
 
 
 def test_python_objects_all_the_way(tmp_path: Path) -> None:

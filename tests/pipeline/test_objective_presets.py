@@ -172,7 +172,7 @@ def test_a_store_without_the_layers_fails_in_the_plan(tmp_path: Path) -> None:
     store = tmp_path / "store"
     recipe = loads(RECIPE + f"store: {{path: {store}}}\n")
     job = build_job(recipe, base=tmp_path)
-    stages.record_teacher(job, stages.live_teacher(job, job.make_teacher()), store)
+    stages.record_teacher(job, stages.live_teacher(job, job.teacher_at(0)), store)
     assert plan(recipe, out=tmp_path / "run", base=tmp_path).store["recorded"]
     wanted = recipe.model_copy(update={"objective": "at"})
     with pytest.raises(TeacherError, match=r"holds the teacher's logits; the objective also reads layer1, layer2"):
@@ -191,7 +191,7 @@ def test_every_preset_trains_on_digits(name: str, tmp_path: Path) -> None:
             "width: 4}", "width: 4}, taps: {hidden: layer3}"
         )
     job = job_of(objective, base=tmp_path, text=text)
-    teacher = stages.live_teacher(job, job.make_teacher()) if job.objective.needs_teacher else None
+    teacher = stages.live_teacher(job, job.teacher_at(0)) if job.objective.needs_teacher else None
     result = stages.train_student(
         job, (0, "distilled"), tmp_path / "run", accelerator=Accelerator(cpu=True), teacher=teacher,
         settings=job.recipe.training,

@@ -238,7 +238,7 @@ def test_variances_that_a_term_reads_change_units_with_the_values() -> None:
     )
     job = build_job(recipe, base=Path(), given=Given(teacher=Sure(), data=data, objective=objective))
     assert job.data.scale is not None
-    with stages.live_teacher(job, job.make_teacher()) as teacher:
+    with stages.live_teacher(job, job.teacher_at(0)) as teacher:
         found = teacher(example_batch(job))["log_variance"]
     np.testing.assert_allclose(found.exp().numpy(), 400 / job.data.scale.std[0] ** 2, rtol=1e-5)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import lightgbm
 import numpy as np
 import pytest
-import torch
 import xgboost
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.data.columns import Column
 from potstill.teachers.files import open_file
-from potstill.teachers.foreign import Reading, Wanted, teacher_of
+from potstill.teachers.foreign import ArrayModel, Reading, Wanted
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200, 4)).astype(np.float32)
@@ -36,14 +35,13 @@ def fitted(kind, targets, path, **more):
 
 @pytest.mark.parametrize("kind", ["lightgbm", "xgboost"])
 @pytest.mark.parametrize(("targets", "count"), [(MANY, 3), (TWO, 2)])
-def test_margins_are_logits_of_the_packages_own_probabilities(tmp_path, kind, targets, count):
+def test_margins_are_logits_of_the_packages_own_probabilities(tmp_path, kind, targets, count, asked):
     model, path = fitted(kind, targets, tmp_path)
     expected = model.predict_proba(X)
     for answers in (None, "probabilities"):
         found = open_file(path, wanted(count), answers=answers)
         assert found.answers == answers or (answers is None and found.answers == "logits")
-        teacher = teacher_of(found, Reading(found.answers, count, wanted(count).classes))
-        logits = teacher(torch.from_numpy(X))
+        logits = asked(ArrayModel(found, Reading(found.answers, count, wanted(count).classes)), X)["logits"]
         assert logits.shape == (200, count)
         np.testing.assert_allclose(logits.softmax(1).numpy(), expected, rtol=1e-4, atol=1e-6)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 from pathlib import Path
@@ -10,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.data.columns import Column
-from potstill.models.measure import bytes_of_weights, hides_weights
 from potstill.teachers.files import open_file
-from potstill.teachers.foreign import ForeignTeacher, Reading, Wanted
+from potstill.teachers.foreign import ArrayModel, Reading, Wanted
 
 WANTED = Wanted("classification", (4,), ("0", "1", "2"), 3)
 rng = np.random.default_rng(1)
@@ -89,25 +86,22 @@ def test_a_softmax_at_the_end_says_probabilities(tmp_path):
     np.testing.assert_allclose(answer(found, X), SOFTMAX, rtol=1e-5)
 
 
-def test_the_module_gives_logits_shares_its_session_and_hides_its_weights(tmp_path):
+def test_the_model_gives_logits_and_hides_its_weights(tmp_path, asked):
     found = opened(linear_onnx(tmp_path / "m.onnx", softmax=True))
-    teacher = ForeignTeacher(found, Reading("probabilities", 3, WANTED.classes, (2, 0, 1)))
-    logits = teacher(torch.from_numpy(X))
-    np.testing.assert_allclose(logits.numpy(), np.log(SOFTMAX[:, [2, 0, 1]]), rtol=1e-4, atol=1e-5)
-    copied = copy.deepcopy(teacher)
-    assert copied.opened.ask is found.ask
-    torch.testing.assert_close(copied(torch.from_numpy(X)), logits)
-    torch.testing.assert_close(pickle.loads(pickle.dumps(teacher))(torch.from_numpy(X)), logits)
-    assert hides_weights(teacher)
-    assert bytes_of_weights(teacher) == found.size_bytes
-    assert bytes_of_weights(torch.nn.Sequential(torch.nn.Linear(2, 1), teacher)) == 12 + found.size_bytes
+    model = ArrayModel(found, Reading("probabilities", 3, WANTED.classes, (2, 0, 1)))
+    expected = np.log(SOFTMAX[:, [2, 0, 1]])
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        np.testing.assert_allclose(asked(one, X)["logits"], expected, rtol=1e-4, atol=1e-5)
+    assert model.facts.parameters is None
+    assert model.facts.size_bytes == found.size_bytes
+    assert model.module is model.whole() is None
 
 
-def test_everything_the_answers_depend_on_is_in_the_digest(tmp_path):
+def test_everything_the_answers_depend_on_is_in_the_fingerprint(tmp_path):
     path = linear_onnx(tmp_path / "m.onnx")
     found = opened(path)
-    digests = {
-        name: bytes(ForeignTeacher(one, reading).digest.tolist())
+    prints = {
+        name: ArrayModel(one, reading).teaching().fingerprint
         for name, one, reading in [
             ("first", found, Reading("logits", 3, ("a", "b", "c"))),
             ("same", opened(path), Reading("logits", 3, ("a", "b", "c"))),
@@ -116,8 +110,8 @@ def test_everything_the_answers_depend_on_is_in_the_digest(tmp_path):
             ("file", opened(linear_onnx(tmp_path / "n.onnx", softmax=True)), Reading("logits", 3, ("a", "b", "c"))),
         ]
     }
-    assert digests["first"] == digests["same"]
-    assert len(set(digests.values())) == 4
+    assert prints["first"] == prints["same"]
+    assert len(set(prints.values())) == 4
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7, 10])
@@ -217,10 +211,10 @@ def two_outputs(path, names):
     )
 
 
-def test_further_outputs_are_signals(tmp_path):
+def test_further_outputs_are_signals(tmp_path, asked):
     found = opened(two_outputs(tmp_path / "m.onnx", ("hidden", "logits")))
     assert found.outputs == ("hidden",)
-    signals = ForeignTeacher(found, Reading("logits", 3, WANTED.classes))(torch.from_numpy(X))
+    signals = asked(ArrayModel(found, Reading("logits", 3, WANTED.classes)), X, ["hidden"])
     np.testing.assert_allclose(signals["logits"].numpy(), X @ WEIGHT, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(signals["hidden"].numpy(), LOGITS, rtol=1e-5, atol=1e-6)
 

@@ -14,8 +14,7 @@ from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.signals import Batch
 from potstill.data.samples import id_of_text
 from potstill.teachers.files import open_file
-from potstill.teachers.foreign import Reading, Wanted, teacher_of
-from potstill.teachers.protocol import by_batch
+from potstill.teachers.foreign import ArrayModel, Reading, Wanted
 
 WANTED = Wanted("classification", (4,), ("cat", "dog"), 2)
 IDS = np.array([30, 10, 20, 40])
@@ -60,13 +59,13 @@ def test_a_column_for_each_class(tmp_path, suffix):
 def test_hard_labels_by_name(tmp_path, suffix):
     found = open_file(write(tmp_path / f"a.{suffix}", {"id": IDS, "label": ["dog", "cat", "cat", "dog"]}), WANTED)
     assert found.answers == "labels"
-    teacher = teacher_of(found, Reading("labels", 2, WANTED.classes))
+    model = ArrayModel(found, Reading("labels", 2, WANTED.classes))
     batch = Batch(torch.tensor([10, 40]), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 4))
-    assert by_batch(teacher) is not None
-    logits = teacher.answer(batch)["logits"]
+    assert model.facts.by_id
+    assert model.facts.measurable(IDS)
+    assert not model.facts.measurable(IDS + 1)
+    logits = model.teaching()(batch)["logits"]
     np.testing.assert_allclose(logits.exp().numpy(), [[1 - 5e-5, 5e-5], [5e-5, 1 - 5e-5]], rtol=1e-4)
-    with pytest.raises(TeacherError, match=r"answers by id"):
-        teacher(torch.zeros(2, 4))
 
 
 def test_ids_that_are_texts_are_those_of_the_data(tmp_path):

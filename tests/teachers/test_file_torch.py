@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from potstill.core.errors import TeacherError, UsageError
-from potstill.models.measure import bytes_of_weights, hides_weights, num_parameters
+from potstill.models.measure import bytes_of_weights, num_parameters
 from potstill.models.preprocess import Preprocessor
-from potstill.teachers import LiveTeacher
 from potstill.teachers.files import open_file
-from potstill.teachers.foreign import Reading, Wanted, teacher_of
+from potstill.teachers.foreign import Reading, Wanted, source_of
 
 WANTED = Wanted("classification", (1, 6, 6), ("a", "b", "c"), 3)
 
@@ -46,20 +45,19 @@ def saved(model, path, inputs):
 
 
 @pytest.mark.parametrize("name", ["traced.pt", "scripted.ts", "free.pt2", "fixed.pt2"])
-def test_answers_are_those_of_the_module(tmp_path, model, inputs, name):
+def test_answers_are_those_of_the_module(tmp_path, model, inputs, name, asked):
     found = open_file(saved(model, tmp_path / name, inputs), WANTED)
-    teacher = teacher_of(found, Reading("logits", 3, WANTED.classes))
+    opened = source_of(found, Reading("logits", 3, WANTED.classes), Preprocessor())
     with torch.no_grad():
         expected = model(inputs)
-        torch.testing.assert_close(teacher(inputs), expected, rtol=1e-4, atol=1e-5)
-        copied = copy.deepcopy(teacher)
+        torch.testing.assert_close(asked(opened, inputs)["logits"], expected, rtol=1e-4, atol=1e-5)
+        copied = copy.deepcopy(opened.whole())
         copied.train()
         copied.eval()
         torch.testing.assert_close(copied(inputs[:3]), expected[:3], rtol=1e-4, atol=1e-5)
-    assert not hides_weights(teacher)
-    assert num_parameters(teacher) == num_parameters(model)
-    # What the recipe says of its answers is a buffer of 32 bytes.
-    assert bytes_of_weights(teacher) - bytes_of_weights(model) in (32, 32 - 8)
+    assert not opened.facts.layers  # a program's layers cannot be read
+    assert opened.facts.parameters == num_parameters(model)
+    assert opened.facts.size_bytes - bytes_of_weights(model) in (0, -8)
 
 
 @pytest.mark.parametrize("name", ["traced.pt", "fixed.pt2"])
@@ -67,23 +65,22 @@ def test_a_live_teacher_of_a_file_gives_it_back_unchanged(tmp_path, model, input
     from potstill.core.signals import Batch
 
     found = open_file(saved(model, tmp_path / name, inputs), WANTED)
-    teacher = teacher_of(found, Reading("logits", 3, WANTED.classes))
+    opened = source_of(found, Reading("logits", 3, WANTED.classes), Preprocessor())
     ids = torch.arange(7)
-    with LiveTeacher(teacher, preprocess=Preprocessor()) as live:
+    with opened.teaching() as live:
         answer = live(Batch(ids, torch.zeros_like(ids), inputs))["logits"]
         live.verify_unchanged()
     np.testing.assert_allclose(answer.numpy(), model(inputs).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_probabilities_become_logits_and_change_the_fingerprint(tmp_path, model, inputs):
+def test_probabilities_become_logits_and_change_the_fingerprint(tmp_path, model, inputs, asked):
     path = saved(nn.Sequential(model, nn.Softmax(1)).eval(), tmp_path / "free.pt2", inputs)
     found = open_file(path, WANTED)
-    teacher = teacher_of(found, Reading("probabilities", 3, WANTED.classes, (1, 2, 0)))
-    torch.testing.assert_close(
-        teacher(inputs), model(inputs).log_softmax(1)[:, [1, 2, 0]].detach(), rtol=1e-3, atol=1e-5, check_stride=False
-    )
-    plain = LiveTeacher(teacher_of(found, Reading("logits", 3, WANTED.classes)), preprocess=Preprocessor())
-    assert LiveTeacher(teacher, preprocess=Preprocessor()).fingerprint != plain.fingerprint
+    opened = source_of(found, Reading("probabilities", 3, WANTED.classes, (1, 2, 0)), Preprocessor())
+    expected = model(inputs).log_softmax(1)[:, [1, 2, 0]].detach()
+    torch.testing.assert_close(asked(opened, inputs)["logits"], expected, rtol=1e-3, atol=1e-5, check_stride=False)
+    plain = source_of(found, Reading("logits", 3, WANTED.classes), Preprocessor())
+    assert opened.teaching().fingerprint != plain.teaching().fingerprint
 
 
 def test_files_of_weights_are_told_from_programs(tmp_path, model):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from potstill.core.errors import TeacherError, UsageError
 from potstill.core.signals import Batch
 from potstill.models.preprocess import Preprocessor
-from potstill.teachers import LiveTeacher, Teacher, signal_shapes
+from potstill.teachers import LiveTeacher, Model, signal_shapes
 
 
 class Stubborn(nn.Module):
@@ -86,9 +86,9 @@ def bytes_of(model: nn.Module) -> dict[str, str]:
 def test_the_same_numbers_as_the_bare_model() -> None:
     model = seeded(Stubborn)
     expected = copy.deepcopy(model).eval()((images().inputs / 255 - MEAN.view(1, 3, 1, 1)) / STD.view(1, 3, 1, 1))
-    teacher: Teacher = LiveTeacher(model, preprocess=Preprocessor(MEAN, STD))
-    assert isinstance(teacher, Teacher)
-    assert teacher.provides == {"logits"}
+    teacher: Model = LiveTeacher(model, preprocess=Preprocessor(MEAN, STD))
+    assert isinstance(teacher, Model)
+    assert teacher.facts.signals == {"logits"}
     for batch in (images(), images(dtype=torch.float32)):
         torch.testing.assert_close(teacher(batch)["logits"], expected.detach(), rtol=1e-5, atol=1e-5)
 
@@ -203,7 +203,7 @@ def test_taps_are_read_in_the_one_forward() -> None:
     teacher = LiveTeacher(model, preprocess=Preprocessor(), taps={"mid": "norm", "pooled": lambda m: m.drop})
     signals = teacher(images())
     assert len(runs) == 1
-    assert teacher.provides == {"logits", "mid", "pooled"}
+    assert teacher.facts.signals == {"logits", "mid", "pooled"}
     assert teacher.sources == {"logits": "output", "mid": "norm", "pooled": "drop"}
     bare = copy.deepcopy(model).eval()
     mid = bare.norm(bare.conv(images(dtype=torch.float32).inputs)).detach()

@@ -11,8 +11,7 @@ from torch import nn
 
 from potstill.core.errors import UsageError
 from potstill.core.signals import Batch
-from potstill.models import Preprocessor
-from potstill.teachers import LiveTeacher, MergedTeacher
+from potstill.teachers import MergedTeacher, Reads
 from potstill.teachers.merge import attention_weights, confidence_weights, fit_attention, merge, unite
 
 
@@ -99,10 +98,10 @@ def test_teachers_of_some_classes_may_be_weighted_by_confidence():
     """They answer with different numbers of classes."""
     sure, vague = Constant([9.0, 0.0]), Constant([0.1, 0.0, 0.0])
     options = {"known": [[0, 1], [1, 2, 3]], "num_classes": 4}
-    by_confidence = MergedTeacher([sure, vague], weighting="confidence", **options)(torch.zeros(2, 3))["logits"]
+    by_confidence = answer(MergedTeacher([sure, vague], weighting="confidence", **options))
     entropies = [scipy.stats.entropy(softmax(np.array(one))) for one in ([9.0, 0.0], [0.1, 0.0, 0.0])]
     weights = np.exp(-np.array(entropies)).tolist()
-    fixed = MergedTeacher([sure, vague], weights=weights, **options)(torch.zeros(2, 3))["logits"]
+    fixed = answer(MergedTeacher([sure, vague], weights=weights, **options))
     torch.testing.assert_close(by_confidence, fixed, rtol=1e-4, atol=1e-4)
 
 
@@ -143,8 +142,12 @@ class Constant(nn.Module):
 
 
 def live(merged):
-    merged.eval()
-    return LiveTeacher(merged, preprocess=Preprocessor(), outputs=["member2.logits"])
+    return merged.teaching(Reads(outputs=["member2.logits"]))
+
+
+def answer(merged, count=2):
+    ids = torch.arange(count)
+    return merged.teaching()(Batch(ids, torch.zeros_like(ids), torch.zeros(count, 3)))["logits"]
 
 
 def batch(targets):
@@ -155,12 +158,12 @@ def batch(targets):
 def test_labels_weigh_while_teaching_and_never_while_measuring():
     merged = MergedTeacher([Constant([4.0, 0.0]), Constant([0.0, 1.0])], weighting="confidence")
     teacher = live(merged)
-    assert teacher.provides == {"logits", "member2.logits"}
+    assert teacher.facts.signals == {"logits", "member2.logits"}
     taught = teacher(batch(torch.tensor([1, 1])))
     measured = teacher(batch(None))
     assert taught["logits"].argmax(1).tolist() == [1, 1]
     assert measured["logits"].argmax(1).tolist() == [0, 0]
-    torch.testing.assert_close(merged(torch.zeros(2, 3))["logits"], measured["logits"])
+    torch.testing.assert_close(answer(merged), measured["logits"])
     torch.testing.assert_close(measured["member2.logits"], torch.tensor([[0.0, 1.0]] * 2))
 
 
@@ -193,9 +196,9 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_attention_must_be_learned_first():
     merged = MergedTeacher([Constant([4.0, 0.0])], weighting="attention")
     with pytest.raises(UsageError, match=r"call fit\(\)"):
-        merged(torch.zeros(1, 3))
+        answer(merged)
 
 
 def test_values_are_averaged():
     merged = MergedTeacher([Constant([4.0]), Constant([1.0])], weights=[1.0, 2.0], regression=True)
-    assert merged(torch.zeros(2, 3))["logits"].tolist() == [[2.0], [2.0]]
+    assert answer(merged).tolist() == [[2.0], [2.0]]

@@ -17,10 +17,9 @@ from torch import nn
 
 from potstill.core.errors import UsageError
 from potstill.core.signals import Batch
-from potstill.models import Preprocessor
 from potstill.store import describe, record
 from potstill.store.codecs import CODECS, Full, TopK
-from potstill.teachers import LiveTeacher, StoredTeacher, describe_recording
+from potstill.teachers import Reads, StoredTeacher, describe_recording
 from potstill.teachers.privacy import epsilon, privacy_report, what_is_kept
 from potstill.teachers.voting import Votes, VotingTeacher
 
@@ -124,7 +123,7 @@ def test_a_recording_of_votes_holds_answers_and_neither_samples_nor_secret(tmp_p
 
     whole = next(iter(batches([(0, 40)])))
     folder = tmp_path / "store"
-    with LiveTeacher(voting, preprocess=Preprocessor(), outputs=["answered"]) as teacher:
+    with voting.teaching(Reads(outputs=["answered"])) as teacher:
         manifest = describe_recording(teacher, whole, ids=ids, data="d" * 64)
         store = record(teacher, batches, folder, manifest, ids)
         assert store.signals == {"logits", "answered"}

@@ -15,7 +15,7 @@ from potstill.core.errors import TeacherError
 from potstill.core.signals import Batch
 from potstill.models.preprocess import Preprocessor
 from potstill.store import Manifest, Store, open_store, record
-from potstill.teachers import LiveTeacher, StoredTeacher, Teacher, describe_recording
+from potstill.teachers import LiveTeacher, Model, StoredTeacher, describe_recording
 
 IDS = np.random.default_rng(0).permutation(300)[:30]
 INPUTS = torch.from_numpy(np.random.default_rng(1).normal(size=(300, 2, 6)).astype(np.float32))
@@ -53,10 +53,10 @@ def recorded(folder: Path, **changes: Any) -> Store:
 
 
 def test_the_same_answers_as_live(tmp_path: Path) -> None:
-    stored: Teacher = StoredTeacher(recorded(tmp_path / "store"))
+    stored: Model = StoredTeacher(recorded(tmp_path / "store"))
     teacher = live()
-    assert isinstance(stored, Teacher)
-    assert stored.provides == teacher.provides == {"logits", "mid"}
+    assert isinstance(stored, Model)
+    assert stored.facts.signals == teacher.facts.signals == {"logits", "mid"}
     order = np.random.default_rng(2).permutation(60)[:17]
     batch = batch_of(IDS[order % 30], order // 30)
     for name, values in teacher(batch).items():
@@ -92,7 +92,7 @@ def test_students_train_equally_on_both(tmp_path: Path) -> None:
 def test_only_the_signals_asked_for(tmp_path: Path) -> None:
     store = recorded(tmp_path / "store")
     stored = StoredTeacher(store, ["mid"])
-    assert stored.provides == {"mid"}
+    assert stored.facts.signals == {"mid"}
     assert set(stored(next(batches()))) == {"mid"}
     with pytest.raises(TeacherError, match=r"no signal 'mit'\. Did you mean 'mid'"):
         StoredTeacher(store, ["mit"])

@@ -14,6 +14,7 @@ from potstill import losses
 from potstill.core.signals import Batch
 from potstill.objective import Objective, Term
 from potstill.recipe.schema import Training
+from potstill.teachers import Facts
 from potstill.training import train
 
 TERMS = {
@@ -29,7 +30,7 @@ WITHOUT_BATCH_NORM = ("variational", "factor", "generation")
 class Maps:
     """Maps of six channels and their means, a fixed function of the inputs."""
 
-    provides = frozenset({"maps", "vector"})
+    facts = Facts(frozenset({"maps", "vector"}))
     fingerprint = "maps"
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:

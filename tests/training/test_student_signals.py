@@ -101,7 +101,7 @@ def test_a_recorded_input_gradient_equals_a_live_one(toys: ModuleType, tmp_path:
     batch = batch_of(toys, 8)
     batch = Batch(batch.ids, torch.zeros_like(batch.ids), batch.inputs, batch.targets)
     with LiveTeacher(toys.net(), preprocess=Preprocessor(), taps={"hidden": "hidden"}, input_gradient=True) as live:
-        assert live.provides == {"logits", "hidden", "input_gradient"}
+        assert live.facts.signals == {"logits", "hidden", "input_gradient"}
         manifest = describe_recording(live, batch, ids=batch.ids.numpy(), data="d", dtype="float32")
         store = record(live, lambda _: [batch], tmp_path, manifest, batch.ids.numpy())
         answer = live(batch)

@@ -23,6 +23,7 @@ from potstill.losses import (
 )
 from potstill.models import Preprocessor
 from potstill.objective import Objective, Schedule, Term
+from potstill.teachers import Facts
 from potstill.training import Spec
 
 
@@ -99,7 +100,7 @@ def net(seed: int = 0, **options) -> Net:
 class FormulaTeacher:
     """Signals that are a fixed function of the inputs: logits, a hidden layer of eight numbers and one of five."""
 
-    provides = frozenset({"logits", "hidden", "short"})
+    facts = Facts(frozenset({"logits", "hidden", "short"}))
     fingerprint = "formula"
 
     def __init__(self) -> None:

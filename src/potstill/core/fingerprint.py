@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,6 @@ def of_state(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
-
-
-def of_layers(model: nn.Module) -> str:
-    """Return the sha256 hex digest of the text of a model's layers, without addresses, which every process has anew."""
-    return of_json(re.sub(r" at 0x[0-9a-fA-F]+", "", str(model)))
 
 
 def of_weights(model: nn.Module) -> str:

@@ -12,29 +12,10 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def hides_weights(model: nn.Module) -> bool:
-    """Return whether a part of a model is no torch model, so that its parameters and arithmetic cannot be counted.
-
-    Such a part says how large its files are, as ``size_bytes``.
-    """
-    return any(hasattr(module, "size_bytes") for module in model.modules())
-
-
-def bytes_of_weights(model: nn.Module) -> int | None:
-    """Return the bytes of all parameters and buffers at their present dtype; shared ones count once.
-
-    Parts that are no torch models count with their files; None where nobody knows how large one is.
-    """
-    foreign = [module for module in model.modules() if hasattr(module, "size_bytes")]
-    own = {id(tensor) for module in foreign for tensor in module.buffers()}
+def bytes_of_weights(model: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers at their present dtype; shared ones count once."""
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors if id(tensor) not in own)
-    for module in foreign:
-        size = module.size_bytes
-        if not isinstance(size, int):
-            return None
-        total += size
-    return total
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def flops(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> int:

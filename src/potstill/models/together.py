@@ -78,11 +78,24 @@ class Together(nn.Module):
 
 def deployed(model: nn.Module) -> nn.Module:
     """Return the student that is deployed, without the exits and peers it was trained with."""
-    if isinstance(model, Together):
-        return deployed(model.student)
-    if isinstance(model, NestedConvNet):
-        return cut(model)
-    return model.model if isinstance(model, Exits) else model
+    student = model.student if isinstance(model, Together) else model
+    return cut(student) if isinstance(student, NestedConvNet) else plain(student)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return the student itself, without the exits and peers beside it."""
+    inner = model.student if isinstance(model, Together) else model
+    return inner.model if isinstance(inner, Exits) else inner
+
+
+def other_students(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the students that were trained beside the one that is deployed, by what they are called in a report."""
+    peers = model.peers if isinstance(model, Together) else ()
+    found = {f"peer {number}": peer for number, peer in enumerate(peers, 1)}
+    inner = plain(model)
+    if isinstance(inner, NestedConvNet):
+        found |= {f"width {share:g}": cut(inner, share) for share in inner.widths[:-1]}
+    return found
 
 
 def inside(model: nn.Module, where: Where) -> Where:

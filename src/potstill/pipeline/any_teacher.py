@@ -22,11 +22,11 @@ from potstill.evaluation.predict import evaluating
 from potstill.models import Preprocessor
 from potstill.models.load import output_tensor
 from potstill.recipe import schema
+from potstill.teachers import TorchModel
 from potstill.teachers.answers import Array, are_names, matched, no_logits, order_of, settle
 from potstill.teachers.files import open_file
 from potstill.teachers.files.columns import on_table
-from potstill.teachers.foreign import ForeignTeacher, Opened, ReadAs, Reading, Wanted, raw_answers, teacher_of
-from potstill.teachers.voting import VotingTeacher
+from potstill.teachers.foreign import ArrayModel, Opened, ReadAs, Reading, Wanted, raw_answers, source_of
 
 PROBE = 64
 """Samples that a teacher is questioned about."""
@@ -48,11 +48,6 @@ def is_foreign(section: schema.Teacher | schema.Member) -> bool:
     return section.file is not None or section.endpoint is not None
 
 
-def is_read(section: schema.Teacher | schema.Member) -> bool:
-    """Return whether a torch model stands behind what reads its answers, see `read_module`."""
-    return bool(section.model) and section.answers in ("probabilities", "percentages", "labels")
-
-
 def describe_source(section: schema.Teacher | schema.Member) -> str:
     """Return what a teacher is, in a few words."""
     if section.endpoint is not None:
@@ -60,7 +55,7 @@ def describe_source(section: schema.Teacher | schema.Member) -> str:
     return Path(section.file).name if section.file is not None else section.model
 
 
-def foreign_maker(
+def foreign_teacher(
     section: schema.Teacher | schema.Member,
     classes: Iterable[str] | None,
     place: str,
@@ -70,8 +65,8 @@ def foreign_maker(
     preprocess: Preprocessor,
     views: int | None,
     id_column: str | None,
-) -> Callable[[], nn.Module]:
-    """Open a teacher that is a file or an endpoint, once; return what makes its module.
+) -> TorchModel | ArrayModel:
+    """Open a teacher that is a file or an endpoint.
 
     Args:
         section: the teacher.
@@ -112,7 +107,7 @@ def foreign_maker(
     if asked is None and opened.size_bytes is not None and _may_be_none(raw, section.answers):
         raw = _more(lambda batch: raw_answers(opened, batch, ()), preprocess, data)
     reading = read_answers(section, opened, raw, wanted, place)
-    return lambda: teacher_of(opened, reading)
+    return source_of(opened, reading, preprocess)
 
 
 def read_answers(
@@ -150,18 +145,14 @@ def read_answers(
     return Reading(answers, wanted.num_outputs, wanted.classes, order, note, by_name)
 
 
-def read_module(
-    section: schema.Teacher | schema.Member,
-    make: Callable[[], nn.Module],
-    classes: Iterable[str] | None,
-    data: Data,
-) -> Callable[[], nn.Module]:
-    """Return what makes a torch model that is read as its recipe says; logits and values need nothing."""
-    if section.answers is None or not is_read(section):
-        return make
+def read_as(
+    section: schema.Teacher | schema.Member, model: nn.Module, classes: Iterable[str] | None, data: Data
+) -> tuple[ReadAs, ...]:
+    """Return what makes logits of a torch model's answers, as its recipe says; logits and values need nothing."""
+    if section.answers is None or section.answers in ("logits", "values"):
+        return ()
     names = tuple(data.classes if classes is None else classes)
-    reading = Reading(section.answers, len(names) or data.num_outputs, names)
-    return lambda: ReadAs((model := make()), reading, name=type(model).__name__)
+    return (ReadAs(Reading(section.answers, len(names) or data.num_outputs, names), type(model).__name__),)
 
 
 def check_logits(
@@ -307,17 +298,6 @@ def check_covers(opened: Opened, data: Data, *, place: str, views: int | None) -
                 f"their ids are {', '.join(shown)}{more}. Without data.id, a sample's id is its row number in "
                 "data.train, counted from 0, or made from the path of its file."
             )
-
-
-def covers(model: nn.Module, ids: Array) -> bool:
-    """Return whether a teacher can be asked about all of these samples; one that answers inputs always can.
-
-    Votes of private teachers are not asked for a measurement: every question spends privacy.
-    """
-    if any(isinstance(module, VotingTeacher) for module in model.modules()):
-        return False
-    tables = [module.opened.covers for module in model.modules() if isinstance(module, ForeignTeacher)]
-    return all(bool(table(ids, np.zeros(len(ids), np.int64)).all()) for table in tables if table is not None)
 
 
 def _opened(

@@ -31,7 +31,8 @@ from potstill.pipeline.making import Making
 from potstill.pipeline.proof import Array, best_seed
 from potstill.pipeline.stages import in_target_units
 from potstill.recipe.schema import BackToTeacher, Training
-from potstill.teachers import LiveTeacher
+from potstill.teachers import LiveTeacher, Source
+from potstill.teachers.at_rest import copy_of
 from potstill.training import Result, Spec, train
 
 Way = Literal["helped", "by-labels"]
@@ -57,8 +58,7 @@ def fine_tune(made: Making, way: Way, folder: Path, *, accelerator: Accelerator)
         batch_size=job.recipe.training.batch_size,
         precision=job.recipe.training.precision,
     )
-    learner = copied(job.make_teacher())  # a module that was given stays as it is
-    learner.load_state_dict(teacher.state_dict())
+    learner = copy_of(teacher)
     learn_standard_units(job, learner)
     learner.requires_grad_(True)
     helper = None
@@ -71,7 +71,7 @@ def fine_tune(made: Making, way: Way, folder: Path, *, accelerator: Accelerator)
         stream=job.stream(data),
         objective=preset("auto" if way == "helped" else "alone", data.task),
         settings=settings,
-        preprocess=job.teacher_preprocess,
+        preprocess=job.teacher_at(0).preprocess,
         seed=job.recipe.seed,
         teacher=helper,
     )
@@ -88,7 +88,7 @@ def learn_standard_units(job: Job, teacher: nn.Module) -> None:
     """
     if job.teacher_scale is not None:
         teacher.eval()
-        inputs = job.teacher_preprocess(job.data.train.fetch(np.arange(min(2, len(job.data.train)))))
+        inputs = job.teacher_at(0).preprocess(job.data.train.fetch(np.arange(min(2, len(job.data.train)))))
         answer_in_standard_units(teacher, inputs, job.teacher_scale)
 
 
@@ -106,11 +106,11 @@ def measure(made: Making) -> None:
     write_json(out / FOLDER / "result.json", found)
 
 
-def _compare(job: Job, teacher: nn.Module, out: Path) -> dict[str, Any]:
+def _compare(job: Job, teacher: Source, out: Path) -> dict[str, Any]:
     """Score the teacher before and after on the test split, with 95 % intervals of the paired differences."""
     test = job.data.test
-    scores = {"before": _scores(job, teacher, test, job.teacher_scale)}
-    model = copied(job.make_teacher())  # a module that was given stays as it is
+    model = copy_of(teacher)
+    scores = {"before": _scores(job, model, test, job.teacher_scale)}
     for way in WAYS:
         load_weights(model, out / FOLDER / way / "weights.safetensors")
         scores[way] = _scores(job, model, test)
@@ -135,7 +135,7 @@ def _scores(job: Job, model: nn.Module, samples: Samples, scale: TargetScale | N
 
     ``scale`` is what turns the model's values into standard units, where it answers in others.
     """
-    answers = _answers(job, model, job.teacher_preprocess, samples)
+    answers = _answers(job, model, job.teacher_at(0).preprocess, samples)
     answers = in_target_units(job, answers if scale is None else scale.standard(answers))
     if job.data.task == "classification":
         right: Array = (answers.argmax(1) == samples.targets).astype(np.float64)
@@ -156,7 +156,7 @@ def doubtful(made: Making) -> list[dict[str, Any]]:
     train_split = job.data.train
     student = made.deployed(best_seed(job, made.out), "distilled")
     answers = {
-        "teacher": _answers(job, teacher, job.teacher_preprocess, train_split),
+        "teacher": _answers(job, copy_of(teacher), teacher.preprocess, train_split),
         "student": _answers(job, student, job.student.preprocess, train_split),
     }
     probs = {name: torch.from_numpy(one).double().softmax(1).numpy() for name, one in answers.items()}

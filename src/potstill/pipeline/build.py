@@ -17,24 +17,22 @@ from potstill.core.optional import check_installed
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.data import Data, Stream, channel_statistics, check_augment, load
-from potstill.models import Preprocessor, model_signals, output_signals, tap
+from potstill.evaluation.predict import evaluating
+from potstill.models import Preprocessor, output_signals, tap
+from potstill.models.beside_weights import copied
 from potstill.models.input_gradients import INPUT_GRADIENT
-from potstill.models.measure import hides_weights
 from potstill.models.reuse import reused_in_standard_units
 from potstill.models.taps import Where
 from potstill.models.together import below
 from potstill.objective import Objective, check
 from potstill.objective.peers import with_peers
-from potstill.pipeline.any_teacher import covers, describe_source, is_foreign, is_read
+from potstill.pipeline.any_teacher import describe_source
 from potstill.pipeline.judging import check_metric
-from potstill.pipeline.makers import answers_in, located, preprocessor, student_maker, teacher_maker
+from potstill.pipeline.makers import AnyModel, answers_in, located, open_teacher, preprocessor, student_maker
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.pipeline.student import Student
 from potstill.recipe import schema
-from potstill.teachers.foreign import ForeignTeacher, ReadAs
-from potstill.teachers.merged import MergedTeacher, member_model
-from potstill.teachers.protocol import by_batch
-from potstill.teachers.regrouped import RegroupedTeacher
+from potstill.teachers import Reads, Source, signal_shapes
 from potstill.training import learner_of, made_shapes
 
 VIEWS_AT_MOST = 10
@@ -46,7 +44,7 @@ IN_MEMORY = "python-object"
 class Given:
     """Python objects that take the place of what the recipe describes."""
 
-    teacher: nn.Module | tuple[nn.Module | None, ...] | None = None
+    teacher: AnyModel | tuple[AnyModel | None, ...] | None = None
     student: nn.Module | Callable[[], nn.Module] | None = None
     data: Any = None
     objective: Objective | None = None
@@ -68,9 +66,8 @@ class Job:
     data: Data
     objective: Objective
     student: Student
-    make_teacher: Callable[[], nn.Module]
-    """Builds the teacher; not to be called where there is none."""
-    teacher_preprocess: Preprocessor
+    teacher_model: Source | None
+    """The teacher at rest, as it is opened or built; None where there is no separate teacher."""
     device: torch.device
     given: Given
     chain: tuple[Student, ...] = ()
@@ -79,7 +76,6 @@ class Job:
     """Whether the teacher answers in the classes of the data."""
     losses_say: Mapping[str, Tensor] = field(default_factory=dict)
     """What each term's loss says of made-up samples: code that reads a setting from elsewhere shows here."""
-    teacher_outputs: frozenset[str] = frozenset()
     teacher_scale: TargetScale | None = None
     """What turns the teacher's values into the units that students learn in; None where it answers in these."""
     order_is_written: bool = False
@@ -90,7 +86,7 @@ class Job:
     @property
     def has_teacher(self) -> bool:
         """Whether there is a separate teacher."""
-        return _separate(self.recipe) is not None
+        return self.teacher_model is not None
 
     @property
     def has_finished_teacher(self) -> bool:
@@ -133,34 +129,27 @@ class Job:
     @property
     def teacher_taps(self) -> dict[str, Where]:
         """Layers of the teacher that the objective reads."""
-        tapped = self.objective.teacher_signals - self.teacher_outputs - {INPUT_GRADIENT}
+        returned = frozenset() if self.teacher_model is None else self.teacher_model.facts.signals
+        tapped = self.objective.teacher_signals - returned - {INPUT_GRADIENT}
         taps = _taps(tapped, self.teacher.taps, self.given.teacher_taps)
-        wrapped = self.recipe.student.on_features is not None
-        for is_inside in (self.teacher.class_map is not None or wrapped, is_read(self.teacher)):
-            if is_inside:
-                taps = {name: below(lambda whole: whole.model, "model", where) for name, where in taps.items()}
+        if self.recipe.student.on_features is not None:
+            taps = {name: below(lambda whole: whole.model, "model", where) for name, where in taps.items()}
         return taps
+
+    def teacher_at(self, number: int) -> Source:
+        """Return the teacher (0), or its i-th member, as it was opened or built."""
+        if self.teacher_model is None:
+            raise TypeError("this recipe has no separate teacher")
+        return self.teacher_model.members[number - 1] if number else self.teacher_model
 
     @property
     def members(self) -> tuple[schema.Member, ...]:
         """The members of a merged teacher; none where there is one teacher."""
         return tuple(self.teacher.members)
 
-    def part_of_teacher(
-        self, number: int
-    ) -> tuple[schema.Teacher | schema.Member, Callable[[], nn.Module], Preprocessor]:
-        """Return the section, the maker and the preprocessing of the teacher (0), or of the i-th of several, from 1."""
-        if not number:
-            return self.teacher, self.make_teacher, self.teacher_preprocess
-        member = self.members[number - 1]
-        return member, partial(self.make_member, number - 1), preprocessor(member.preprocess)
-
-    def make_member(self, index: int) -> nn.Module:
-        """Return one member of a merged teacher, without its preprocessing."""
-        merged = self.make_teacher()
-        if not isinstance(merged, MergedTeacher):
-            raise TypeError("this teacher has no members")
-        return member_model(merged, index)
+    def part_of_teacher(self, number: int) -> tuple[schema.Teacher | schema.Member, Source]:
+        """Return the section and the model of the teacher (0), or of the i-th of several, from 1."""
+        return self.members[number - 1] if number else self.teacher, self.teacher_at(number)
 
 
 def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) -> Job:
@@ -191,8 +180,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
     separate = _separate(recipe)
     scale = answers_in(separate, data, base) if separate and not separate.members else None
     student, chain = _students(recipe, data, base, given, scale)
-    make_teacher = teacher_maker(separate, recipe, data, base=base, given=given.teacher) if separate else _no_teacher
-    teacher_preprocess = preprocessor(separate.preprocess) if separate else Preprocessor()
+    teacher = open_teacher(separate, recipe, data, base=base, given=given.teacher) if separate else None
     side = Side("student", partial(student.plain, recipe.seed), student.preprocess)
     objective = given.objective
     if objective is None:
@@ -200,7 +188,7 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
             recipe,
             base=base,
             student=side,
-            teacher=_taught_by(recipe, make_teacher, teacher_preprocess, side),
+            teacher=_taught_by(recipe, teacher, side),
             inputs=lambda count: _first_inputs(data, count),
             num_outputs=data.num_outputs,
         )
@@ -212,13 +200,11 @@ def build_job(recipe: schema.Recipe, *, base: Path, given: Given | None = None) 
         data=data,
         objective=objective,
         student=student,
-        make_teacher=make_teacher,
-        teacher_preprocess=teacher_preprocess,
+        teacher_model=teacher,
         device=device,
         given=given,
         chain=chain,
         order_is_written=written,
-        teacher_outputs=frozenset(model_signals(make_teacher())) if separate else frozenset(),
         teacher_scale=scale,
     )
     comparable, said = check_models(job)
@@ -260,21 +246,12 @@ def _separate(recipe: schema.Recipe) -> schema.Teacher | None:
     return None if teacher is None or teacher.average_of_student is not None else teacher
 
 
-def _taught_by(
-    recipe: schema.Recipe,
-    make_teacher: Callable[[], nn.Module],
-    teacher_preprocess: Preprocessor,
-    student: Side,
-) -> Side | None:
+def _taught_by(recipe: schema.Recipe, teacher: Source | None, student: Side) -> Side | None:
     """Return the side that answers as the teacher: for an average of the student, a model like the student."""
-    if _separate(recipe):
-        return Side("teacher", lambda: _unread(make_teacher()), teacher_preprocess)
-    return replace(student, role="teacher") if recipe.teacher else None
-
-
-def _unread(model: nn.Module) -> nn.Module:
-    """Return a teacher without what reads its answers: the module whose layers have the names that recipes use."""
-    return _unread(model.model) if isinstance(model, ReadAs | RegroupedTeacher) else model
+    if teacher is None:
+        return replace(student, role="teacher") if recipe.teacher else None
+    module = teacher.module if teacher.facts.layers else None
+    return Side("teacher", None if module is None else partial(copied, module), teacher.preprocess)
 
 
 def _check_rebuildable(recipe: schema.Recipe, given: Given) -> None:
@@ -346,24 +323,6 @@ def _source(text: str, base: Path) -> str:
     return str(located(text, base)) if "$" in text or text.startswith("~") else text
 
 
-def answer(
-    model: nn.Module, preprocess: Preprocessor, batch: Batch, taps: dict[str, Where]
-) -> dict[str, tuple[int, ...]]:
-    """Run one batch through ``model`` in eval mode and return the shape of each signal, without the batch axis."""
-    flags = [(module, module.training) for module in model.modules()]
-    ask = by_batch(model)
-    model.eval()
-    try:
-        with torch.no_grad(), tap(model, taps) as tapped:
-            output = model(preprocess(batch.tensor)) if ask is None else dict(ask(batch))
-            signals = {**output_signals(model, output), **tapped}
-            shapes = {name: tuple(signal.shape[1:]) for name, signal in signals.items()}
-    finally:
-        for module, training in flags:
-            module.training = training
-    return shapes
-
-
 def _first_inputs(data: Data, count: int) -> Tensor:
     """Return the inputs of the first training samples as they are."""
     return Stream(data.train).first(count).tensor
@@ -389,12 +348,11 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
     batch = example_batch(job)
     inputs = batch.tensor
     learner = job.student.fresh(job.recipe.seed)
-    student = _try("student", learner, job.student.preprocess, batch, job.student_taps)
-    teacher = module = None
-    if job.has_teacher:
-        module = job.make_teacher()
-        _check_reads(job, module)
-        teacher = _try("teacher", module, job.teacher_preprocess, batch, job.teacher_taps)
+    student = _student_shapes(learner, job.student.preprocess, batch, job.student_taps)
+    teacher = None
+    if job.teacher_model is not None:
+        _check_reads(job, job.teacher_model)
+        teacher = shapes_of(job.teacher_model, job.teacher_taps, batch)
     expected = (job.data.num_outputs,)
     what = "classes" if job.data.task == "classification" else "target columns"
     projected = all(term.head is not None for term in job.objective.terms if "logits" in term.teacher_signals)
@@ -421,27 +379,37 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
         if getattr(job.student.section, name):
             raise UsageError(f"student.{name} says nothing to a student of {job.student.section.model}. Remove it.")
     way.check(learner, job.objective, job.student.training, job.stream(job.data))
-    if teacher is None or module is None or teacher["logits"] != expected:
+    if job.teacher_model is None or teacher is None or teacher["logits"] != expected:
         return False, said
-    return covers(module, job.data.test.ids), said
+    return job.teacher_model.facts.measurable(job.data.test.ids), said
 
 
-def _check_reads(job: Job, teacher: nn.Module) -> None:
+def shapes_of(model: Source, taps: Mapping[str, Where], batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each signal that a teacher returns or is tapped for, without the batch axis."""
+    try:
+        with model.teaching(Reads(taps=taps, outputs=model.facts.signals - {"logits"})) as teacher:
+            return signal_shapes(teacher, batch)
+    except PotstillError as error:
+        raise type(error)(f"teacher: {error}") from error
+
+
+def _check_reads(job: Job, teacher: Source) -> None:
     """Refuse what is not there of a teacher that is no torch model: layers, gradients, arithmetic to choose.
 
     Raises:
         TeacherError: the objective reads layers or gradients, which are named; or a precision that changes nothing.
 
     """
-    if isinstance(teacher, ForeignTeacher) and job.teacher.precision == "bfloat16":
+    if teacher.members or teacher.facts.layers:
+        return
+    if job.teacher.precision == "bfloat16":
         raise TeacherError(
             f"teacher.precision: {describe_source(job.teacher)} is no torch model and computes as it was made to. "
             "Drop precision."
         )
     reads = [*job.teacher_taps, *({INPUT_GRADIENT} & job.objective.teacher_signals)]
-    opaque = hides_weights(teacher) or is_foreign(job.teacher)
-    if opaque and reads and not job.members:
-        returned = ", ".join(["logits", *sorted(job.teacher_outputs)])
+    if reads:
+        returned = ", ".join(["logits", *sorted(teacher.facts.signals - {"logits"})])
         raise TeacherError(
             f"The objective reads the teacher's {', '.join(reads)}, but {describe_source(job.teacher)} is no torch "
             f"model with layers: it answers with {returned}. Choose an objective that reads these, or give a torch "
@@ -453,18 +421,21 @@ def _count(shape: tuple[int, ...]) -> str:
     return " x ".join(str(size) for size in shape) or "1"
 
 
-def _try(
-    role: str, model: nn.Module, preprocess: Preprocessor, batch: Batch, taps: dict[str, Where]
+def _student_shapes(
+    model: nn.Module, preprocess: Preprocessor, batch: Batch, taps: dict[str, Where]
 ) -> dict[str, tuple[int, ...]]:
+    """Run one batch through a student in evaluation mode; return the shape of each signal, without the batch axis."""
     try:
-        return answer(model, preprocess, batch, taps)
+        with evaluating(model), torch.no_grad(), tap(model, taps) as tapped:
+            signals = {**output_signals(model, model(preprocess(batch.tensor))), **tapped}
+            return {name: tuple(signal.shape[1:]) for name, signal in signals.items()}
     except PotstillError as error:
-        raise type(error)(f"{role}: {error}") from error
+        raise type(error)(f"student: {error}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         after = tuple(preprocess(batch.tensor).shape)
         raise PotstillError(
-            f"The {role} failed on a batch of shape {after}: {error}. "
-            f"Check {role}.args and {role}.preprocess against the samples."
+            f"The student failed on a batch of shape {after}: {error}. "
+            "Check student.args and student.preprocess against the samples."
         ) from error
 
 
@@ -503,7 +474,3 @@ def _teacher_with_statistics(teacher: schema.Teacher, data: Data) -> schema.Teac
 
 def _named_models(teacher: schema.Teacher) -> list[str]:
     return [teacher.model, *(member.model for member in teacher.members)]
-
-
-def _no_teacher() -> nn.Module:
-    raise TypeError("this recipe has no separate teacher")

@@ -5,30 +5,27 @@ Each link learns from the one before it as a student would, and then teaches the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from torch import nn
 
 from potstill.core.errors import PotstillError
-from potstill.models import model_signals
+from potstill.models.beside_weights import copied
 from potstill.pipeline.build import Job, check_models
 from potstill.pipeline.student import Student
 from potstill.recipe import schema
+from potstill.teachers import TorchModel
 
 
-def as_teacher(job: Job, link: Student, make: Callable[[], nn.Module]) -> Job:
-    """Return the job in which a model of the chain, as ``make`` gives it, is the teacher."""
+def as_teacher(job: Job, link: Student, module: nn.Module) -> Job:
+    """Return the job in which a model of the chain, with the weights of ``module``, is the teacher."""
     old, section = job.teacher, link.section
     teacher = schema.Teacher(model=section.model, taps=section.taps, live=old.live, precision=old.precision)
     return replace(
         job,
         recipe=job.recipe.model_copy(update={"teacher": teacher}),
         given=replace(job.given, teacher=None, teacher_taps=link.layers),
-        make_teacher=make,
-        teacher_preprocess=link.preprocess,
-        teacher_outputs=frozenset(model_signals(link.fresh(job.recipe.seed, "alone"))),
+        teacher_model=TorchModel(module, link.preprocess),
         teacher_scale=None,
     )
 
@@ -46,4 +43,4 @@ def check_chain(job: Job) -> None:
             check_models(replace(before, student=link))
         except PotstillError as error:
             raise type(error)(f"{link.name}: {error}") from error
-        before = as_teacher(job, link, partial(link.fresh, job.recipe.seed, "alone"))
+        before = as_teacher(job, link, copied(link.fresh(job.recipe.seed, "alone")))

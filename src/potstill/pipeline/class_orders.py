@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from potstill.evaluation.class_order import likely_order
 from potstill.pipeline.build import Job
-from potstill.teachers import MergedTeacher
+from potstill.teachers import Source
 from potstill.teachers.answers import Array, matched
-from potstill.teachers.foreign import ForeignTeacher
-from potstill.teachers.merged import member_model
 
 
 @dataclass(frozen=True)
@@ -42,20 +39,20 @@ class Numbered:
     named: bool
 
 
-def numbered(job: Job, model: nn.Module) -> list[Numbered]:
+def numbered(job: Job, model: Source) -> list[Numbered]:
     """Return the teacher, or the members of several, that come finished; what is trained here has learned its order."""
-    if not isinstance(model, MergedTeacher):
+    if not model.members:
         named = _names_its_classes(model, job.data.classes)
         teacher = Numbered("The teacher", "logits", job.data.classes, "data.classes", job.order_is_written, named)
         return [teacher] if job.has_finished_teacher else []
     return [
         Numbered(
             f"The teacher teacher.members[{index}]",
-            model.signals[index],
+            f"member{index + 1}.logits",
             tuple(member.classes or job.data.classes),
             f"teacher.members[{index}].classes",
             member.classes is not None,
-            _names_its_classes(member_model(model, index), job.data.classes),
+            _names_its_classes(model.members[index], job.data.classes),
         )
         for index, member in enumerate(job.members)
         if member.train is None
@@ -115,14 +112,10 @@ def order_doubt(model: Numbered, answers: Array, labels: Array, job: Job) -> Dou
     return Doubt(f"{evidence} {advice}", stops=order.certain and not model.named and not model.written)
 
 
-def _names_its_classes(model: nn.Module, classes: Sequence[str]) -> bool:
+def _names_its_classes(model: Source, classes: Sequence[str]) -> bool:
     """Return whether a teacher's own names, or its labels, say what its outputs stand for, so that no order counts."""
-    for module in model.modules():
-        if isinstance(module, ForeignTeacher):
-            own = module.opened.classes
-            if module.reading.by_name or (own is not None and matched(own, classes) is not None):
-                return True
-    return False
+    own = model.facts.classes
+    return model.facts.by_name or (own is not None and matched(own, classes) is not None)
 
 
 def _listed(names: Sequence[str]) -> str:

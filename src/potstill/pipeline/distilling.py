@@ -13,12 +13,14 @@ from potstill.core.errors import UsageError
 from potstill.core.explain import clear_errors
 from potstill.objective import Objective
 from potstill.pipeline.build import IN_MEMORY, Given
+from potstill.pipeline.makers import AnyModel
 from potstill.pipeline.running import Run, run
 from potstill.recipe.problems import explain
 from potstill.recipe.schema import Recipe
+from potstill.teachers import Source
 from potstill.teachers.files import SUFFIXES
 
-AnyTeacher = nn.Module | Path | str | Mapping[str, Any]
+AnyTeacher = nn.Module | Source | Path | str | Mapping[str, Any]
 """What one teacher may be given as."""
 
 
@@ -36,10 +38,11 @@ def distill(
     """Distil ``teacher`` into ``student`` on ``data``, prove it against the student alone, export and report.
 
     Args:
-        teacher: a trained module (its inputs are the samples as they are, see ``settings``), the path of a trained
-            model of any framework or of recorded answers (``"model.onnx"``), a zoo name that is trained first, or a
-            recipe's teacher section. Several of these, as a list, are merged (``merge={...}``); None where the
-            student learns from itself, its peers or the labels.
+        teacher: a trained module (its inputs are the samples as they are, see ``settings``), a model at rest
+            (`potstill.teachers.Source`, such as `MergedTeacher`), the path of a trained model of any framework or of
+            recorded answers (``"model.onnx"``), a zoo name that is trained first, or a recipe's teacher section.
+            Several of these, as a list, are merged (``merge={...}``); None where the student learns from itself, its
+            peers or the labels.
         student: a module, a function that makes one, a zoo name, or a recipe's student section.
         data: ``(inputs, targets)``, a dictionary of these by split, a map-style dataset, a path, or a recipe's data
             section such as ``{"train": "photos/", "augment": {"flip": True}}``.
@@ -126,11 +129,15 @@ def _are_several(teacher: Any) -> bool:
     return isinstance(teacher, Sequence) and not isinstance(teacher, str | Path | nn.Module)
 
 
-def _given_teacher(teacher: Any) -> nn.Module | tuple[nn.Module | None, ...] | None:
-    """Return the modules among the teachers, in place of what a recipe would describe."""
+def _given_teacher(teacher: Any) -> AnyModel | tuple[AnyModel | None, ...] | None:
+    """Return the models among the teachers, in place of what a recipe would describe."""
     if _are_several(teacher):
-        return tuple(one if isinstance(one, nn.Module) else None for one in teacher)
-    return teacher if isinstance(teacher, nn.Module) else None
+        return tuple(map(_given_model, teacher))
+    return _given_model(teacher)
+
+
+def _given_model(teacher: Any) -> AnyModel | None:
+    return None if isinstance(teacher, str | Path | Mapping) else teacher
 
 
 def _is_path(data: Any) -> bool:

@@ -61,7 +61,7 @@ def _key(whole: Job, layer: str, model: nn.Module) -> str:
 
 def _features(whole: Job, model: nn.Module, layer: str, samples: Samples, rows: Ints) -> Tensor:
     device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    inputs = whole.teacher_preprocess.to(device)(samples.fetch(np.asarray(rows)).to(device))
+    inputs = whole.teacher_at(0).preprocess.to(device)(samples.fetch(np.asarray(rows)).to(device))
     with torch.no_grad(), tap(model, {"features": layer}) as tapped:
         model(inputs)
         return tapped["features"].detach().float().cpu().clone()

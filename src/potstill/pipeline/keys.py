@@ -16,6 +16,8 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs, settings_of
 from potstill.pipeline.student import KINDS, Arm, Kind, Student
 from potstill.recipe.schema import Member, Model
+from potstill.teachers.at_rest import TorchModel, modules_of
+from potstill.teachers.model import Source
 
 _WHERE = (
     "answers_checked",
@@ -44,6 +46,11 @@ def teachers_of(job: Job) -> list[int]:
     """Return the teachers that are trained here: 0 for the teacher, the number of a member among several."""
     own = [0] if job.has_teacher and job.teacher.train is not None else []
     return own + [number for number, member in enumerate(job.members, 1) if member.train is not None]
+
+
+def teacher_folder(number: int) -> str:
+    """Return where a teacher that is trained here lies in the run folder, see `teachers_of`."""
+    return f"teacher/{number}" if number else "teacher"
 
 
 def student_runs(job: Job) -> Iterator[tuple[int, Kind]]:
@@ -137,22 +144,23 @@ class Keys:
             settings["data.standardise_targets"] = recipe.data.standardise_targets
         return Inputs(settings, {"the data": self.job.data.fingerprint})
 
-    def _model(self, name: str, made: Any, make: Callable[[], nn.Module], written: Iterable[Any] = ()) -> Inputs:
+    def _model(self, name: str, made: Any, make: Callable[[], Source], written: Iterable[Any] = ()) -> Inputs:
         """Return what a model is: its modules, the weights it starts from, and the code of both."""
         if (name, made) not in self._made:
             model = make()
+            state = {name: value for name, value in model.state().items() if not nn.parameter.is_lazy(value)}
             parts = {
-                f"the layers of {name}": fingerprint.of_layers(model),
-                f"the starting weights of {name}": _weights(model),
+                f"the layers of {name}": fingerprint.of_json(str(model)),
+                f"the starting weights of {name}": fingerprint.of_state(state),
             }
-            classes = {type(module) for module in model.modules()}
+            classes = {type(module) for module in modules_of(model)}
             files = digests(files_of([*written, *classes], base=self.job.base), base=self.job.base)
             self._made[name, made] = Inputs(parts=parts, files=files)
         return self._made[name, made]
 
     def teacher(self, number: int) -> Inputs:
         """Of a teacher that is trained here; of several the i-th, counted from 1; the choice of its rates aside."""
-        section, make, _ = self.job.part_of_teacher(number)
+        section, model = self.job.part_of_teacher(number)
         place = f"teacher.members.{number - 1}" if number else "teacher"
         settings = {
             **_named(section, place),
@@ -161,7 +169,8 @@ class Keys:
             **({f"{place}.classes": section.classes} if isinstance(section, Member) else {}),
             **_judged(self.job),
         }
-        return self._model("the teacher", number, make, _written(section)) | self._data() | Inputs(settings)
+        made = self._model("the teacher", number, lambda: model, _written(section))
+        return made | self._data() | Inputs(settings)
 
     def _source(self, link: int) -> Inputs:
         """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
@@ -180,7 +189,7 @@ class Keys:
         stages = ["teacher"] if teacher.train is not None else []
         stages += [f"teacher {index + 1}" for index, member in enumerate(job.members) if member.train is not None]
         written = [one for section in (teacher, *teacher.members) for one in _written(section)]
-        model = self._model("the teacher", 0, job.make_teacher, written)
+        model = self._model("the teacher", 0, partial(job.teacher_at, 0), written)
         if stages:  # its weights are what the training made of them
             parts = {name: digest for name, digest in model.parts.items() if "weights" not in name}
             model = Inputs(parts=parts, files=model.files)
@@ -205,7 +214,7 @@ class Keys:
             **_judged(job),
         }
         written = [*_written(section), student.given]
-        common, make = self._data() | Inputs(settings), partial(student.fresh, seed, kind)
+        common, make = self._data() | Inputs(settings), lambda: TorchModel(student.fresh(seed, kind))
         if kind == "alone":
             return self._model("the student", (student.name, seed, kind), make, written) | common
         written += [one for peer in recipe.peers for one in _written(peer)]
@@ -244,12 +253,6 @@ class Keys:
             if any(typed):
                 found[f"the code of {term.name}"] = fingerprint.of_json(typed)
         return found
-
-
-def _weights(model: nn.Module) -> str:
-    """Return a digest of parameters and buffers, those that are not saved with the model included."""
-    state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return fingerprint.of_state({name: value for name, value in state if not nn.parameter.is_lazy(value)})
 
 
 def _named_functions(objective: Any) -> list[str]:

@@ -23,7 +23,6 @@ from potstill.evaluation.labelling import LabelFacts, Recording, describe_labels
 from potstill.models.last_layer import last_linear, reading
 from potstill.models.load import output_tensor
 from potstill.pipeline import stages
-from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.folder import RunFolder
@@ -43,7 +42,7 @@ from potstill.store import Store, open_store
 from potstill.store.codecs import Codec, Full, ThresholdSampling, TopK
 from potstill.store.fidelity import Kept, compare, keep
 from potstill.store.size import bytes_on_disk
-from potstill.teachers import LiveTeacher, StoredTeacher
+from potstill.teachers import StoredTeacher, Teacher
 from potstill.teachers.privacy import what_is_kept
 
 Array = np.ndarray[Any, Any]
@@ -163,7 +162,7 @@ def _record_part(job: Job, folder: RunFolder, part: tuple[int, int]) -> Labelled
         refuse(score_teacher(job, made.teacher(), out))
     with made.verified():
         store, teacher = made.store(0), made.live()
-        check_recorded(job, teacher, store, made.key.store(), out)
+        check_recorded(job, made.teacher(), teacher, store, made.key.store(), out)
         # A store of few blocks has fewer shards than the recipe asks for: the last parts have nothing to do.
         spare = part[1] <= (job.recipe.store.shards or 0)
         finished = stages.record_teacher(job, teacher, store, part, spare=spare) is not None
@@ -200,7 +199,7 @@ def _record(job: Job, runner: StageRunner) -> stages.Place:
     return store
 
 
-def describe(job: Job, teacher: LiveTeacher, store: Store, out: Path, *, seconds: float | None) -> None:
+def describe(job: Job, teacher: Teacher, store: Store, out: Path, *, seconds: float | None) -> None:
     """Write ``label.json``, the samples it names, and the page."""
     data = job.data
     facts = _facts(job, teacher, store, out, seconds)
@@ -214,7 +213,7 @@ def describe(job: Job, teacher: LiveTeacher, store: Store, out: Path, *, seconds
     report.write_label_page(out)
 
 
-def _facts(job: Job, teacher: LiveTeacher, store: Store, out: Path, seconds: float | None) -> LabelFacts:
+def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float | None) -> LabelFacts:
     data, manifest = job.data, store.manifest
     train, validation = data.train, data.validation
     codec = manifest.signals["logits"].codec
@@ -291,14 +290,14 @@ def _softmax(logits: Array) -> Array:
     return probabilities
 
 
-def _answers(job: Job, teacher: LiveTeacher, samples: Samples) -> Array | None:
+def _answers(job: Job, teacher: Teacher, samples: Samples) -> Array | None:
     """Return what the teacher says of a split, or None where it only answers for other samples."""
-    if not covers(teacher.model, samples.ids):
+    if not teacher.facts.measurable(samples.ids):
         return None
     return stages.answers_to(job, teacher, samples, "asking about the validation split")
 
 
-def _fidelity(job: Job, teacher: LiveTeacher, store: Store) -> list[dict[str, Any]]:
+def _fidelity(job: Job, teacher: Teacher, store: Store) -> list[dict[str, Any]]:
     """Compare what is stored, and what other codecs would store, with the teacher's own answers to some samples."""
     spec = store.manifest.signals["logits"]
     probe = next(stages.recording_batches(job, [(0, min(PROBE, len(job.data.train)))]))

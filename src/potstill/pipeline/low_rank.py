@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.core.files import disk_errors
+from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.models import resolve
 from potstill.models.last_layer import in_standard_units, last_linear, reading
 from potstill.store import Manifest
 from potstill.store.codecs import Basis, LowRank, fit_basis, project, reduced_head
 from potstill.store.heads import Head, read_head, write_head
-from potstill.teachers import LiveTeacher
+from potstill.teachers import Teacher
 
 Array = np.ndarray[Any, Any]
 SIGNAL = "logits"
@@ -34,7 +35,7 @@ PROBE = 2048
 class CoefficientTeacher:
     """A live teacher whose logits are replaced by the coefficients of what its last layer reads, (b, r)."""
 
-    teacher: LiveTeacher
+    teacher: Teacher
     layer: nn.Module
     basis: Basis
 
@@ -46,12 +47,12 @@ class CoefficientTeacher:
         return {**signals, SIGNAL: torch.from_numpy(project(hidden, self.basis))}
 
 
-def find_layer(teacher: LiveTeacher, codec: LowRank, named: str | None, inputs: Tensor) -> nn.Linear:
+def find_layer(model: nn.Module | None, codec: LowRank, named: str | None, inputs: Tensor) -> nn.Linear:
     """Return the teacher's last linear layer.
 
     Args:
-        teacher: the teacher.
-        codec: what is to be kept of what it reads.
+        model: the teacher's module; None where it has none.
+        codec: what is to be kept of what its last layer reads.
         named: its name in the recipe; found when absent.
         inputs: (b, ...) preprocessed inputs to find it with.
 
@@ -60,14 +61,15 @@ def find_layer(teacher: LiveTeacher, codec: LowRank, named: str | None, inputs: 
         UsageError: the rank is larger than what the layer reads.
 
     """
-    name = named or last_linear(teacher.model, inputs)
-    if name is None:
+    name = None if model is None else named or last_linear(model, inputs)
+    if name is None or model is None:
+        name_of = "this one" if model is None else type(model).__name__
         raise TeacherError(
             "The codec low_rank needs a teacher whose logits are those of a linear layer; "
-            f"{type(teacher.model).__name__} answers with something else. Choose the codec full or top_k, or name the "
+            f"{name_of} answers with something else. Choose the codec full or top_k, or name the "
             "layer: store.codecs.logits.layer."
         )
-    layer = resolve(teacher.model, name)
+    layer = resolve(model, name)
     if not isinstance(layer, nn.Linear):
         raise UsageError(f"store.codecs.logits.layer: {name} is a {type(layer).__name__}, not a linear layer.")
     if codec.rank > layer.in_features:
@@ -79,7 +81,13 @@ def find_layer(teacher: LiveTeacher, codec: LowRank, named: str | None, inputs: 
 
 
 def with_head(
-    teacher: LiveTeacher, layer: nn.Linear, manifest: Manifest, folder: Path, probe: Iterable[Batch]
+    teacher: Teacher,
+    layer: nn.Linear,
+    manifest: Manifest,
+    folder: Path,
+    probe: Iterable[Batch],
+    *,
+    scale: TargetScale | None = None,
 ) -> tuple[Manifest, CoefficientTeacher]:
     """Return what to record and who answers, with the head beside the store; one that is there already is kept.
 
@@ -89,6 +97,7 @@ def with_head(
         manifest: of the store to be.
         folder: of the store.
         probe: batches whose hidden states the directions are fitted on; not read where the head is there.
+        scale: the standard units that the teacher answers in, where it is asked to.
 
     """
     spec = manifest.signals[SIGNAL]
@@ -103,8 +112,8 @@ def with_head(
         hidden = np.concatenate([states.float().cpu().numpy() for states in read])
         weight = layer.weight.detach().float().cpu()
         bias = None if layer.bias is None else layer.bias.detach().float().cpu()
-        if teacher.scale is not None:
-            weight, bias = in_standard_units(weight, bias, teacher.scale)
+        if scale is not None:
+            weight, bias = in_standard_units(weight, bias, scale)
         basis = fit_basis(hidden, codec.rank, weight.numpy())
         reduced, offset = reduced_head(basis, weight, bias)
         head = Head(basis, reduced.numpy(), offset.numpy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from potstill.data import Data
 from potstill.models import Preprocessor, build, load_weights, reinitialise
 from potstill.models.beside_weights import copied, has_lazy_layers, initialise_lazy_layers
 from potstill.models.load import scale_in
-from potstill.pipeline.any_teacher import check_logits, foreign_maker, is_foreign, read_module
+from potstill.pipeline.any_teacher import check_logits, foreign_teacher, is_foreign, read_as
 from potstill.recipe import schema
-from potstill.teachers.merged import MergedTeacher
-from potstill.teachers.protocol import by_batch
-from potstill.teachers.regrouped import RegroupedTeacher, groups_of
-from potstill.teachers.voting import Votes, VotingTeacher
+from potstill.teachers import MergedTeacher, Source, TorchModel, Votes, VotingTeacher
+from potstill.teachers.regrouped import Regrouped, groups_of
 
+AnyModel = Source | nn.Module
+"""A model that a Python user gives: at rest, or a torch module."""
 _QUESTIONS = 64
 """Samples that a torch model is questioned about before more of them are asked."""
 
@@ -62,68 +63,57 @@ def student_maker(
     return from_recipe
 
 
-def teacher_maker(
+def open_teacher(
     section: schema.Teacher,
     recipe: schema.Recipe,
     data: Data,
     *,
     base: Path,
-    given: nn.Module | tuple[nn.Module | None, ...] | None,
-) -> Callable[[], nn.Module]:
-    """Return what builds the teacher: one model, one that answers in other classes, or several merged into one.
+    given: AnyModel | tuple[AnyModel | None, ...] | None,
+) -> Source:
+    """Open or build the teacher: one model, one that answers in other classes, or several merged into one.
 
     Raises:
         PotstillError: a teacher without weights, class names that the data does not have, or members that do not fit.
 
     """
     if not section.members:
-        module = None if isinstance(given, tuple) else given
-        make_one = _one_teacher(section, "teacher", data, seed=recipe.seed, base=base, module=module, recipe=recipe)
-        if section.class_map is None:
-            return make_one
-        groups = groups_of(section.class_map, data.classes)
-        return lambda: RegroupedTeacher(make_one(), groups, data.num_outputs)
-    modules = given if isinstance(given, tuple) else (None,) * len(section.members)
-    makers = [
-        _one_teacher(
+        own = None if isinstance(given, tuple) else given
+        return _open(section, "teacher", data, seed=recipe.seed, base=base, given=own, recipe=recipe)
+    parts = given if isinstance(given, tuple) else (None,) * len(section.members)
+    members = [
+        _open(
             *(member, f"teacher.members[{index}]", data),
             seed=recipe.seed + index,
             base=base,
-            module=module,
+            given=own,
             recipe=recipe,
         )
-        for index, (member, module) in enumerate(zip(section.members, modules, strict=True))
+        for index, (member, own) in enumerate(zip(section.members, parts, strict=True))
     ]
     if section.votes is not None:
-        return _voting(section.votes, section.members, makers, base)
-    known = [_known(member, index, data) for index, member in enumerate(section.members)]
-
-    def merged() -> nn.Module:
-        model = MergedTeacher(
-            [
-                nn.Sequential(preprocessor(member.preprocess), make())
-                for member, make in zip(section.members, makers, strict=True)
-            ],
-            mean=section.merge.mean,
-            weighting=section.merge.weighting,
-            weights=section.merge.weights,
-            known=known,
-            num_classes=data.num_outputs,
-            regression=recipe.task == "regression",
-            scales=[answers_in(member, data, base) for member in section.members],
-        )
-        if section.merge.weighting == "attention":
-            # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
-            model.gate = torch.zeros(len(makers), len(makers) * data.num_outputs + 1)
-        return model
-
-    whole = merged()  # what does not fit together shows before anything is trained
-    if section.merge.weighting == "attention" and by_batch(whole):
+        secret = None if section.votes.secret is None else located(section.votes.secret, base)
+        return VotingTeacher(members, vote_rule(section.votes), secret=secret)
+    attention = section.merge.weighting == "attention"
+    if attention and any(member.facts.listed for member in members):
         raise TeacherError(
             "teacher.merge.weighting: attention is learned by asking every member about the validation split, and one "
             "of them is a file of recorded answers. Use fixed or confidence."
         )
-    return merged
+    model = MergedTeacher(
+        members,
+        mean=section.merge.mean,
+        weighting=section.merge.weighting,
+        weights=section.merge.weights,
+        known=[_known(member, index, data) for index, member in enumerate(section.members)],
+        num_classes=data.num_outputs,
+        regression=recipe.task == "regression",
+        scales=[answers_in(member, data, base) for member in section.members],
+    )
+    if attention:
+        # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
+        model.gate = torch.zeros(len(members), len(members) * data.num_outputs + 1)
+    return model
 
 
 def answers_in(section: schema.Teacher | schema.Member, data: Data, base: Path) -> TargetScale | None:
@@ -151,17 +141,6 @@ def vote_rule(votes: schema.VotesSection) -> Votes:
     return Votes(votes.noise, votes.check_noise, votes.threshold, votes.at_least)
 
 
-def _voting(
-    votes: schema.VotesSection, members: list[schema.Member], makers: list[Callable[[], nn.Module]], base: Path
-) -> Callable[[], nn.Module]:
-    secret = None if votes.secret is None else located(votes.secret, base)
-    sides = [preprocessor(member.preprocess) for member in members]
-    parts = [nn.Sequential(side, make()) for side, make in zip(sides, makers, strict=True)]
-    # One teacher for the whole job: where the secret is in memory, another one would draw other noise.
-    whole = VotingTeacher(parts, vote_rule(votes), secret=secret)
-    return lambda: whole
-
-
 def _known(member: schema.Member, index: int, data: Data) -> list[int] | None:
     """Return the classes of the data that a member's outputs stand for, or None where that is all in order."""
     if member.classes is None:
@@ -175,51 +154,58 @@ def _known(member: schema.Member, index: int, data: Data) -> list[int] | None:
     return [data.classes.index(name) for name in member.classes]
 
 
-def _one_teacher(
+def _open(
     section: schema.Teacher | schema.Member,
     place: str,
     data: Data,
     *,
     seed: int,
     base: Path,
-    module: nn.Module | None,
+    given: AnyModel | None,
     recipe: schema.Recipe,
-) -> Callable[[], nn.Module]:
-    classes = section.class_map if isinstance(section, schema.Teacher) else section.classes
-    if module is not None:
-        if has_lazy_layers(module):
+) -> Source:
+    class_map = section.class_map if isinstance(section, schema.Teacher) else None
+    classes = section.classes if isinstance(section, schema.Member) else class_map
+    then = () if class_map is None else (Regrouped(groups_of(class_map, data.classes), data.num_outputs),)
+    preprocess = preprocessor(section.preprocess)
+    if given is not None and not isinstance(given, nn.Module):
+        if then or section.answers is not None or section.preprocess != schema.Preprocess():
             raise TeacherError(
-                f"{place}: {type(module).__name__} has lazy layers that were never initialised: it has no weights to "
-                "teach with. Train it first, or let potstill train it (a function that builds it, and teacher.train)."
+                f"{place}: {type(given).__name__} has its own preprocessing and answers with logits or values. Drop "
+                "preprocess, answers and class_map."
             )
-        _check_answers(section, module, place, data)
-        return read_module(section, lambda: module, classes, data)
-    if is_foreign(section):
-        return foreign_maker(
+        return given
+    if given is None and is_foreign(section):
+        model = foreign_teacher(
             *(_with_interpreter(section, base), classes, place, data),
             path=None if section.file is None else located(section.file, base),
-            preprocess=preprocessor(section.preprocess),
+            preprocess=preprocess,
             views=_views_asked(recipe),
             id_column=recipe.data.id,
         )
-    if section.weights is None and section.train is None:
+        return replace(model, then=(*model.then, *then))
+    if given is None and section.weights is None and section.train is None:
         raise PotstillError(
             f"The teacher has no weights: name its file with {place}.weights, or let it be trained on the same data "
             f"with {place}.train: {{epochs: 30}}."
         )
-    args = zoo_arguments(section, data, num_outputs=len(classes or ()))
-
-    def from_recipe() -> nn.Module:
-        model = build(section.model, args, seed=seed, base=base)
-        initialise_lazy_layers(model, partial(_example, section, data), seed=seed)
+    if given is None:
+        module = build(
+            section.model, zoo_arguments(section, data, num_outputs=len(classes or ())), seed=seed, base=base
+        )
+        initialise_lazy_layers(module, partial(_example, section, data), seed=seed)
         if section.weights is not None:
-            load_weights(model, located(section.weights, base), allow_pickle=section.allow_pickle)
-        return model
-
-    if section.train is not None:
-        return from_recipe
-    _check_answers(section, from_recipe(), place, data)
-    return read_module(section, from_recipe, classes, data)
+            load_weights(module, located(section.weights, base), allow_pickle=section.allow_pickle)
+    elif has_lazy_layers(given):
+        raise TeacherError(
+            f"{place}: {type(given).__name__} has lazy layers that were never initialised: it has no weights to "
+            "teach with. Train it first, or let potstill train it (a function that builds it, and teacher.train)."
+        )
+    else:
+        module = given
+    if section.train is None:
+        _check_answers(section, module, place, data)
+    return TorchModel(module, preprocess, (*read_as(section, module, classes, data), *then))
 
 
 def _check_answers(section: schema.Teacher | schema.Member, model: nn.Module, place: str, data: Data) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,20 @@ from potstill.core import fingerprint
 from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
 from potstill.core.progress import say
+from potstill.data import Stream
 from potstill.models import load_weights
 from potstill.models.together import deployed
 from potstill.pipeline import probe as probes
 from potstill.pipeline import stages
-from potstill.pipeline.any_teacher import is_foreign
 from potstill.pipeline.build import Job
 from potstill.pipeline.chain import as_teacher
 from potstill.pipeline.inputs import Inputs, files_changed
-from potstill.pipeline.keys import Keys, teachers_of
+from potstill.pipeline.keys import Keys, teacher_folder, teachers_of
 from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.student import Kind, Student
-from potstill.recipe import schema
 from potstill.store import Store
-from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher
-from potstill.teachers.merged import member_model
+from potstill.teachers import Model, Source, StoredTeacher, Teacher
 from potstill.teachers.privacy import privacy_report
 
 _ANSWERS = "answers.safetensors"
@@ -56,8 +54,8 @@ class Making:
     results: dict[str, str] = field(default_factory=dict)
     _students: dict[tuple[str, int, Kind], nn.Module] = field(default_factory=dict)
     _taught_by: dict[int, Job] = field(default_factory=dict)
-    _teachers: dict[int, nn.Module] = field(default_factory=dict)
-    _live: dict[int, LiveTeacher] = field(default_factory=dict)
+    _teachers: dict[int, Source] = field(default_factory=dict)
+    _live: dict[int, Teacher] = field(default_factory=dict)
     _open: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
@@ -81,7 +79,7 @@ class Making:
             return self.job
         if link not in self._taught_by:
             student = self.job.chain[link - 1]
-            self._taught_by[link] = as_teacher(self.job, student, partial(self._trained, student))
+            self._taught_by[link] = as_teacher(self.job, student, self._trained(student))
         return self._taught_by[link]
 
     def _trained(self, student: Student) -> nn.Module:
@@ -104,26 +102,26 @@ class Making:
         """Return a student with the weights that validation chose, without what it was trained with."""
         return deployed(self.learner(seed, kind, student))
 
-    def teacher(self, link: int = 0) -> nn.Module:
+    def teacher(self, link: int = 0) -> Source:
         """Return a teacher with its weights; as it begins while these are still to be trained."""
         if link == 0 and not self.has_taught:
-            return self.job.make_teacher()
+            return self.job.teacher_at(0)
         if link not in self._teachers:
             self._teachers[link] = with_weights(self.taught_by(link), self.out)
         return self._teachers[link]
 
-    def live(self, link: int = 0) -> LiveTeacher:
+    def live(self, link: int = 0) -> Teacher:
         """Return a finished teacher that can be asked, until the run ends."""
         if link not in self._live:
             live = stages.live_teacher(self.taught_by(link), self.teacher(link))
             self._live[link] = self._open.enter_context(live)
         return self._live[link]
 
-    def measured(self) -> LiveTeacher | None:
+    def measured(self) -> Source | None:
         """Return the teacher where its answers can be compared with the data."""
-        return self.live() if self.job.has_teacher and self.job.comparable else None
+        return self.teacher() if self.job.has_teacher and self.job.comparable else None
 
-    def source(self, link: int) -> Teacher | None:
+    def source(self, link: int) -> Model | None:
         """Return what the next model learns from: a live teacher, or its recorded answers; None where nothing does."""
         if not self.job.has_teacher or not self.job.objective.needs_teacher:
             return None
@@ -144,17 +142,17 @@ class Making:
                 self._live[0].verify_unchanged()
 
 
-def answers_of(job: Job, module: nn.Module, out: Path, *, keep: bool) -> str:
+def answers_of(job: Job, model: Source, out: Path, *, keep: bool) -> str:
     """Return a digest of what a teacher answers, the same for answers that differ by rounding from those kept before.
 
     Args:
         job: the run.
-        module: its teacher, with its weights.
+        model: its teacher, with its weights.
         out: the run folder.
         keep: whether to write down answers that are new.
 
     """
-    now, file = _answers(job, module), out / "teacher-answers.safetensors"
+    now, file = _answers(job, model), out / "teacher-answers.safetensors"
     before = probes.read(file)
     if before is None or probes.difference(before, now) or before.keys() != now.keys():
         if keep:
@@ -163,12 +161,11 @@ def answers_of(job: Job, module: nn.Module, out: Path, *, keep: bool) -> str:
     return fingerprint.of_json({name: fingerprint.of_array(value) for name, value in before.items()})
 
 
-def _answers(job: Job, module: nn.Module) -> probes.Probe:
+def _answers(job: Job, model: Source) -> probes.Probe:
     """Return a teacher's answers to a few samples; of one that is no torch model, or votes, none: it has a digest."""
-    sections: list[schema.Teacher | schema.Member] = [job.teacher, *job.members]
-    if job.teacher.votes is not None or any(map(is_foreign, sections)):
+    if model.facts.private or not model.facts.layers:
         return {}
-    return probes.answers(module, job.teacher_preprocess(probes.inputs_for(job.data.train)))
+    return probes.answers(model, probes.inputs_for(job.data.train))
 
 
 def write_privacy(job: Job, out: Path, store: Store) -> None:
@@ -183,7 +180,7 @@ def write_privacy(job: Job, out: Path, store: Store) -> None:
     write_json(out / "privacy.json", report)
 
 
-def check_recorded(job: Job, teacher: LiveTeacher, store: stages.Place, inputs: Inputs, out: Path) -> None:
+def check_recorded(job: Job, model: Source, teacher: Teacher, store: stages.Place, inputs: Inputs, out: Path) -> None:
     """Refuse a store whose teacher answers otherwise than when it was recorded, whatever its weights say.
 
     What a teacher answers to a few samples lies beside the store, or for a store at an address in the run folder.
@@ -192,7 +189,7 @@ def check_recorded(job: Job, teacher: LiveTeacher, store: stages.Place, inputs: 
         TeacherError: with both ways out.
 
     """
-    now = _answers(job, teacher.model)
+    now = _answers(job, model)
     file = store / _ANSWERS if isinstance(store, Path) else out / _ANSWERS
     before, code = probes.read(file), probes.read_note(file)
     if not now:
@@ -217,14 +214,8 @@ def check_recorded(job: Job, teacher: LiveTeacher, store: stages.Place, inputs: 
         probes.write(file, before, note={"files": inputs.files})
 
 
-def with_weights(job: Job, out: Path) -> nn.Module:
+def with_weights(job: Job, out: Path) -> Source:
     """Return the job's teacher with the weights that it was trained to in a run folder."""
-    module = job.make_teacher()
-    if job.teacher.train is not None:
-        load_weights(module, out / "teacher" / "weights.safetensors")
-    for index, member in enumerate(job.members):
-        if member.train is not None and isinstance(module, MergedTeacher):
-            load_weights(member_model(module, index), out / f"teacher/{index + 1}" / "weights.safetensors")
-    if isinstance(module, MergedTeacher) and module.weighting == "attention":
-        stages.fit_merged(job, module)
-    return module
+    files = {number: out / teacher_folder(number) / "weights.safetensors" for number in teachers_of(job)}
+    validation, size = Stream(job.data.validation), job.recipe.evaluation.batch_size
+    return job.teacher_at(0).with_weights(files, lambda: list(validation.recording(size)))

@@ -17,7 +17,7 @@ from potstill.objective import Objective, as_section, preset, term_from
 from potstill.objective.layers import WAYS, Pairs, last, most_alike, uniform
 from potstill.objective.presets import layers_read
 from potstill.objective.presets.settings import MADE_FOR, at_hand
-from potstill.pipeline.any_teacher import describe_source, is_foreign
+from potstill.pipeline.any_teacher import describe_source
 from potstill.recipe import schema
 
 PROBE = 256
@@ -27,10 +27,10 @@ Found = dict[str, Pairs]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models: how to build it, and what it is called in messages."""
+    """One of the two models: how to build it (None where it has no layers), and what it is called in messages."""
 
     role: str
-    make: Callable[[], nn.Module]
+    make: Callable[[], nn.Module] | None
     preprocess: Preprocessor
 
 
@@ -149,7 +149,7 @@ def _layers(
             f"The preset {section.preset!r} reads hidden layers, and there are several teachers. Name the layers: "
             f"objective: {{preset: {section.preset}, {open_kinds[0]}: {{student's layer: teacher's layer}}}}."
         )
-    if recipe.teacher is not None and is_foreign(recipe.teacher):
+    if recipe.teacher is not None and teacher.make is None:
         raise UsageError(
             f"The preset {section.preset!r} reads hidden layers, and {describe_source(recipe.teacher)} is no torch "
             "model with layers. Choose a preset that reads logits, such as auto, or give a torch model."
@@ -194,7 +194,7 @@ def _paired(
 
 
 def _signals(side: Side, layers: Sequence[str], inputs: Tensor) -> Signals:
-    model = side.make().eval()
+    model = _made(side).eval()
     with torch.no_grad(), tap(model, {name: name for name in layers}) as tapped:
         model(side.preprocess(inputs))
         return {name: tapped[name].detach().clone() for name in layers}
@@ -202,12 +202,18 @@ def _signals(side: Side, layers: Sequence[str], inputs: Tensor) -> Signals:
 
 def _stages(side: Side, inputs: Tensor) -> Stages:
     try:
-        return find_stages(side.make(), side.preprocess(inputs))
+        return find_stages(_made(side), side.preprocess(inputs))
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise PotstillError(
             f"The {side.role} failed on a batch of shape {tuple(inputs.shape)}: {error}. "
             f"Check {side.role}.args and {side.role}.preprocess against the samples."
         ) from error
+
+
+def _made(side: Side) -> nn.Module:
+    if side.make is None:
+        raise TypeError(f"the {side.role} has no layers")
+    return side.make()
 
 
 def _named(names: tuple[str, ...], side: Side, section: schema.PresetSection, kind: str) -> tuple[str, ...]:

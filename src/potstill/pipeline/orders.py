@@ -16,12 +16,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill.models import Preprocessor, load_weights
-from potstill.models.beside_weights import copied
 from potstill.pipeline import back, exporting, features, proof, stages
 from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs
-from potstill.pipeline.keys import stage_name, store_name, student_runs, teachers_of
+from potstill.pipeline.keys import stage_name, store_name, student_runs, teacher_folder, teachers_of
 from potstill.pipeline.making import Making, check_recorded, write_privacy
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.racing import (
@@ -40,6 +39,8 @@ from potstill.pipeline.student import KINDS, Arm, Student
 from potstill.pipeline.timing import Timing
 from potstill.recipe.schema import Training
 from potstill.store import open_store
+from potstill.teachers import Source
+from potstill.teachers.at_rest import copy_of
 from potstill.training import Result, learner_of
 
 
@@ -67,11 +68,11 @@ def features_job(run: Making) -> list[Stage]:
     made = Making(job, run.out, run.results)
 
     def computed() -> bool:
-        return features.is_computed(job, made.out, layer, made.teacher())
+        return features.is_computed(job, made.out, layer, copy_of(made.teacher()))
 
     def work(*_: object) -> None:
         if not computed():
-            features.compute(job, made.out, layer, made.teacher())
+            features.compute(job, made.out, layer, copy_of(made.teacher()))
 
     key, does = partial(made.key.features, layer), f"what the teacher's layer {layer} says of every sample"
     return [*teachers(made), Stage("features", key, Held(computed), work, does)]
@@ -81,7 +82,7 @@ def teachers(made: Making) -> list[Stage]:
     """Return the stages that train the teacher, or members of several: rates first, then weights."""
     job, found = made.job, []
     for number in teachers_of(job):
-        section, make, preprocess = job.part_of_teacher(number)
+        section, model = job.part_of_teacher(number)
         settings, name = section.train or Training(), teacher_stage(number)
         arm = _Arm(
             made,
@@ -89,12 +90,12 @@ def teachers(made: Making) -> list[Stage]:
             settings,
             teacher_race(job, number),
             partial(made.key.teacher, number),
-            partial(stages.train_member, job, number - 1) if number else partial(stages.train_teacher, job),
-            partial(_probe_teacher, job, make, preprocess),
-            partial(_seconds, made, name, (make, preprocess, settings), False),
+            partial(stages.train_teacher, job, number),
+            partial(_probe_teacher, job, model),
+            partial(_seconds, made, name, (partial(copy_of, model), model.preprocess, settings), False),
         )
-        does = f"train {section.model if number else 'the teacher'} for {_length(make(), settings)}"
-        result = Trained(f"teacher/{number}" if number else "teacher", arm.probe, keeps=True)
+        does = f"train {section.model if number else 'the teacher'} for {_length(copy_of(model), settings)}"
+        result = Trained(teacher_folder(number), arm.probe, keeps=True)
         found += [*arm.rates(), arm.stage(name, result, does)]
     return found
 
@@ -114,7 +115,7 @@ def _store(made: Making, link: int = 0) -> Stage:
     key = partial(made.key.store, link)
 
     def check() -> None:
-        check_recorded(made.taught_by(link), made.live(link), made.store(link), key(), made.out)
+        check_recorded(made.taught_by(link), made.teacher(link), made.live(link), made.store(link), key(), made.out)
 
     def work(part: tuple[int, int], own: bool) -> None:
         job, teacher, place = made.taught_by(link), made.live(link), made.store(link)
@@ -192,7 +193,7 @@ def _proof(made: Making) -> list[Stage]:
 def _back(made: Making) -> Iterator[Stage]:
     """Yield the stages that give something back to the teacher: trainings that go on, and labels that both doubt."""
     job, epochs = made.job, back.settings_of(made.job).epochs
-    probe = partial(_probe_teacher, job, lambda: copied(job.make_teacher()), job.teacher_preprocess)
+    probe = partial(_probe_teacher, job, job.teacher_at(0))
     for way, learns in back.WAYS.items() if epochs is not None else ():
         name, result = f"teacher {way.replace('-', ' ')}", Trained(f"{back.FOLDER}/{way}", probe)
         does = f"train the teacher for {epochs} more epochs, {learns}"
@@ -299,12 +300,12 @@ def _probe_student(made: Making, arm: Arm, student: Student, weights: Path | Non
     return {**_probe(made.job, model, student.preprocess), **said}
 
 
-def _probe_teacher(job: Job, make: Callable[[], nn.Module], preprocess: Preprocessor, weights: Path | None) -> Probe:
+def _probe_teacher(job: Job, model: Source, weights: Path | None) -> Probe:
     """Return what a teacher computes, with the weights of a file or those that it begins with."""
-    model = make()
+    module = copy_of(model)
     if weights is not None:
-        load_weights(model, weights)
-    return _probe(job, model, preprocess)
+        load_weights(module, weights)
+    return _probe(job, module, model.preprocess)
 
 
 def _probe(job: Job, model: nn.Module, preprocess: Preprocessor) -> Probe:

@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.explain import clear_errors
-from potstill.models import bytes_of_weights, flops, num_parameters
+from potstill.models import flops
 from potstill.models.input_gradients import INPUT_GRADIENT
-from potstill.models.measure import hides_weights
 from potstill.pipeline import stages
-from potstill.pipeline.build import Given, Job, answer, example_batch
+from potstill.pipeline.build import Given, Job, example_batch, shapes_of
 from potstill.pipeline.facts import describe_data
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.making import Making
@@ -29,6 +28,7 @@ from potstill.pipeline.warnings import warnings_of
 from potstill.recipe.schema import Recipe
 from potstill.store import estimate as store_bytes
 from potstill.store import free_bytes, open_store
+from potstill.teachers import Source, TorchModel
 
 CHECKPOINT_COPIES = 6
 """Copies of a student's weights that lie in its folder while it trains: weights, best, optimiser, average, spares."""
@@ -91,11 +91,12 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     made = Making(job, out)
     ordered = main_job(made)
     seen = survey(RunFolder(out), ordered, made.results)
-    student, teacher = job.student.plain(recipe.seed), made.teacher() if job.has_teacher else None
+    student = TorchModel(job.student.plain(recipe.seed), job.student.preprocess)
+    teacher = made.teacher() if job.has_teacher else None
     inputs = example_batch(job, 1).tensor
-    models = {"student": _cost(student, job.student.preprocess(inputs))}
+    models = {"student": _cost(student, inputs)}
     if teacher is not None:
-        models["teacher"] = _cost(teacher, job.teacher_preprocess(inputs))
+        models["teacher"] = _cost(teacher, inputs)
     store = _store(made, teacher) if teacher is not None else None
     free = free_bytes(out)
     needed = CHECKPOINT_COPIES * (models["student"]["bytes"] or 0) * 2 * recipe.seeds
@@ -132,17 +133,17 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
     )
 
 
-def _cost(model: nn.Module, example: Tensor) -> dict[str, int | None]:
+def _cost(model: Source, example: Tensor) -> dict[str, int | None]:
     """Return what a model costs; None where it is no torch model and nobody can say."""
-    hidden = hides_weights(model)
+    whole = model.whole()
     return {
-        "parameters": None if hidden else num_parameters(model),
-        "flops": None if hidden else flops(model, example),
-        "bytes": bytes_of_weights(model),
+        "parameters": model.facts.parameters,
+        "flops": None if whole is None or model.facts.parameters is None else flops(whole, example),
+        "bytes": model.facts.size_bytes,
     }
 
 
-def _store(made: Making, teacher: nn.Module) -> dict[str, Any] | None:
+def _store(made: Making, teacher: Source) -> dict[str, Any] | None:
     job = made.job
     if not job.objective.needs_teacher or job.teacher.live:
         return None
@@ -151,7 +152,7 @@ def _store(made: Making, teacher: nn.Module) -> dict[str, Any] | None:
     named = made.has_taught or job.recipe.store.path is not None
     place = made.store(0) if named else made.out.parent / "store"
     batch = example_batch(job)
-    shapes = answer(teacher, job.teacher_preprocess, batch, job.teacher_taps)
+    shapes = shapes_of(teacher, job.teacher_taps, batch)
     if INPUT_GRADIENT in job.objective.teacher_signals:
         shapes[INPUT_GRADIENT] = tuple(batch.tensor.shape[1:])
     return {

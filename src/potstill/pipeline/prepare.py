@@ -18,6 +18,7 @@ from potstill.pipeline.orders import teachers
 from potstill.pipeline.stage import survey
 from potstill.recipe import schema
 from potstill.store.remote import is_remote
+from potstill.teachers.at_rest import copy_of
 from potstill.teachers.from_features import FromFeatures
 
 
@@ -46,8 +47,8 @@ def _on_features(recipe: schema.Recipe, layer: str, out: Path, base: Path, given
     before = _teacher_only(recipe, base=base, given=given)
     made = Making(before, out)
     survey(RunFolder(out), teachers(made), made.results)
-    model = made.teacher().eval()
-    example = before.teacher_preprocess(example_batch(before).tensor)
+    model = copy_of(made.teacher()).eval()
+    example = before.teacher_at(0).preprocess(example_batch(before).tensor)
     behind = FromFeatures(model, layer, example.shape[1:])
     behind.verify(example)
     teacher = (recipe.teacher or schema.Teacher.model_construct()).model_copy(

@@ -6,7 +6,7 @@ Shape legend: b samples.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
+from potstill.core.errors import PotstillError
+from potstill.core.signals import Batch
 from potstill.core.tensors import write_tensors
 from potstill.data.samples import Samples
 from potstill.models.load import output_signals
-from potstill.teachers.protocol import by_batch
+from potstill.teachers import Reads, Source, Teacher
 
 Probe = Mapping[str, np.ndarray[Any, Any]]
 """Numbers by what they are: ``answers``, ``answers while training``, ``gradient``."""
@@ -36,7 +38,7 @@ def inputs_for(samples: Samples) -> Tensor:
     return samples.fetch(np.unique(np.linspace(0, len(samples) - 1, SAMPLES).astype(np.int64)))
 
 
-def probe(model: nn.Module, inputs: Tensor, *, modes: Sequence[tuple[str, bool]] = _MODES) -> Probe:
+def probe(model: nn.Module, inputs: Tensor) -> Probe:
     """Return what a model answers in eval and in train mode, and a gradient, on some inputs.
 
     The model is as it was afterwards, buffers included. Numbers that are not the same when they are computed twice
@@ -45,18 +47,27 @@ def probe(model: nn.Module, inputs: Tensor, *, modes: Sequence[tuple[str, bool]]
     Args:
         model: on any device; computed in its own precision, without autocast.
         inputs: (b, ...) as the model sees them.
-        modes: what the answers are called, and whether they are those while training.
 
     """
-    if by_batch(model) is not None:
-        return {}
-    first, second = _numbers(model, inputs, modes), _numbers(model, inputs, modes)
+    first, second = _numbers(model, inputs), _numbers(model, inputs)
     return {name: value for name, value in first.items() if not difference({name: value}, {name: second.get(name)})}
 
 
-def answers(model: nn.Module, inputs: Tensor) -> Probe:
-    """Return what a model answers in eval mode only, see `probe`."""
-    return probe(model, inputs, modes=_MODES[:1])
+def answers(model: Source, inputs: Tensor) -> Probe:
+    """Return what a teacher answers to some inputs (b, ...), in its own units; nothing where it fails."""
+    ids, name = torch.arange(len(inputs)), _MODES[0][0]
+    try:
+        with model.teaching(Reads(outputs=model.facts.signals - {"logits"})) as teacher:
+            first, second = (_answered(teacher, Batch(ids, torch.zeros_like(ids), inputs)) for _ in range(2))
+    except PotstillError:
+        return {}
+    return {} if difference({name: first}, {name: second}) else {name: first}
+
+
+def _answered(teacher: Teacher, batch: Batch) -> np.ndarray[Any, Any]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return np.concatenate([_few(value) for _, value in sorted(teacher(batch).items())])
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -109,10 +120,10 @@ def read(path: Path) -> Probe | None:
         return None
 
 
-def _numbers(model: nn.Module, inputs: Tensor, modes: Sequence[tuple[str, bool]]) -> dict[str, np.ndarray[Any, Any]]:
+def _numbers(model: nn.Module, inputs: Tensor) -> dict[str, np.ndarray[Any, Any]]:
     found: dict[str, np.ndarray[Any, Any]] = {}
     with _untouched(model):
-        for name, training in modes:
+        for name, training in _MODES:
             try:
                 found |= _in_mode(model, inputs, name, training=training)
             except Exception:  # noqa: S112  whatever a user's model cannot do is not compared

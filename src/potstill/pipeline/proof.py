@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from potstill.core.errors import PotstillError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
-from potstill.data.samples import called
+from potstill.core.signals import Batch
+from potstill.data.samples import Samples, called
 from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
 from potstill.evaluation.result import ONNX_RUNTIME, Latency
 from potstill.export import OnnxModel, export_onnx, recommended
-from potstill.models import Preprocessor, bytes_of_weights, flops, num_parameters
-from potstill.models.measure import hides_weights
-from potstill.models.together import Together
-from potstill.models.zoo.nested import NestedConvNet, cut
+from potstill.models import Preprocessor, flops
+from potstill.models.beside_weights import copied
+from potstill.models.together import other_students
 from potstill.pipeline import stages
-from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.judging import higher_is_better, rises_still
 from potstill.pipeline.keys import seeds
-from potstill.pipeline.makers import preprocessor
+from potstill.pipeline.makers import answers_in
 from potstill.pipeline.making import Making
 from potstill.pipeline.student import KINDS
 from potstill.recipe.schema import Budget, Recipe
-from potstill.teachers import LiveTeacher, MergedTeacher
-from potstill.teachers.foreign import ForeignTeacher
-from potstill.teachers.merged import member_model
-from potstill.teachers.protocol import by_batch
+from potstill.teachers import Reads, Source, TorchModel
+from potstill.teachers.at_rest import contiguous
 
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
@@ -62,7 +59,7 @@ def predict_test(made: Making) -> None:
     test = job.data.test
     found: dict[str, Array] = {"ids": test.ids, "targets": test.targets, "seeds": np.array(seeds(job))}
     if teacher is not None:
-        found["teacher"] = stages.answers_to(job, teacher, test, "teacher on the test split")
+        found["teacher"] = _asked(job, teacher, test, "teacher on the test split")
     if test.names is not None:
         found["names"] = np.array(test.names)
     found["rows_of"] = np.array(test.rows_of or "")
@@ -70,13 +67,13 @@ def predict_test(made: Making) -> None:
     for kind in KINDS:
         on_test, held[kind] = [], []
         for seed in seeds(job):
-            student = Shown(made.deployed(seed, kind), job.student.preprocess)
-            on_test.append(_predicted(job, student, f"{kind} {seed}"))
+            student = TorchModel(made.deployed(seed, kind), job.student.preprocess)
+            on_test.append(_predicted(job, student, None, f"{kind} {seed}"))
             if job.data.task == "classification":
-                held[kind].append(_predicted(job, student, f"{kind} {seed}", "validation"))
+                held[kind].append(_predicted(job, student, None, f"{kind} {seed}", "validation"))
         found[kind] = np.stack(on_test)
     for name, other in other_models(made).items():
-        found[f"{OTHER}{name}"] = _predicted(job, other, name)
+        found[f"{OTHER}{name}"] = _predicted(job, *other, name)
     if job.data.task == "classification":
         labels = job.data.validation.targets
         fitted = {name: [calibrate(logits, labels).to_json() for logits in each] for name, each in held.items()}
@@ -94,56 +91,48 @@ def temperatures(out: Path) -> dict[str, list[float]]:
     return {name: [each["temperature"] for each in calibrations] for name, calibrations in found.items()}
 
 
-def _held_by_teacher(job: Job, teacher: LiveTeacher) -> dict[str, list[Array]]:
+def _held_by_teacher(job: Job, teacher: Source) -> dict[str, list[Array]]:
     """Return what the teacher answers to the validation split, where asking it about classes is free."""
     validation = job.data.validation
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
-    if job.data.task != "classification" or costs or job.teacher.votes or not covers(teacher.model, validation.ids):
+    if job.data.task != "classification" or costs or not teacher.facts.measurable(validation.ids):
         return {}
-    return {"teacher": [stages.answers_to(job, teacher, validation, "teacher on the validation split")]}
+    return {"teacher": [_asked(job, teacher, validation, "teacher on the validation split")]}
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A model whose answers are shown, and what turns its values into standard units where it answers in others."""
-
-    model: nn.Module
-    preprocess: Preprocessor
-    scale: TargetScale | None = None
+def _asked(job: Job, teacher: Source, samples: Samples, label: str) -> Array:
+    """Return what the teacher answers to a split, (n, c), in the target's units."""
+    with teacher.teaching(Reads(precision=job.teacher.precision, device=job.device, scale=job.teacher_scale)) as asked:
+        return stages.answers_to(job, asked, samples, label)
 
 
-def _predicted(job: Job, shown: Shown, name: str, split: str = "test") -> Array:
-    """Return what a model answers to a split, (n, k), in the target's units."""
-    values = predict(
-        shown.model,
-        job.data.splits[split],
-        preprocess=shown.preprocess,
-        batch_size=job.recipe.evaluation.batch_size,
-        device=job.device,
-        label=f"{name} on the {split} split",
-    )
-    return stages.in_target_units(job, values if shown.scale is None else shown.scale.standard(values))
+def _predicted(job: Job, model: Source, scale: TargetScale | None, name: str, split: str = "test") -> Array:
+    """Return what a model answers to a split, (n, k), in the target's units; ``scale`` where it answers in others."""
+    samples, label, whole = job.data.splits[split], f"{name} on the {split} split", model.whole()
+    if whole is None:
+        with model.teaching(Reads(device=job.device, scale=scale)) as asked:
+            return stages.answers_to(job, asked, samples, label)
+    size = job.recipe.evaluation.batch_size
+    values = predict(whole, samples, preprocess=nn.Identity(), batch_size=size, device=job.device, label=label)
+    return stages.in_target_units(job, values if scale is None else scale.standard(values))
 
 
-def other_models(made: Making) -> dict[str, Shown]:
-    """Return the models to show beside teacher and students: members that know all classes, and a chain's models."""
+def other_models(made: Making) -> dict[str, tuple[Source, TargetScale | None]]:
+    """Return the models to show beside teacher and students, and the units of their values.
+
+    These are members that know all classes, peers, narrower students, and a chain's models.
+    """
     job, teacher = made.job, made.measured()
-    found: dict[str, Shown] = {}
-    if teacher is not None and isinstance(teacher.model, MergedTeacher):
-        for index, member in enumerate(job.members):
-            model = member_model(teacher.model, index)
-            knows_all = member.classes is None or list(member.classes) == list(job.data.classes)
-            if knows_all and by_batch(model) is None:
-                scale = teacher.model.scales[index]
-                found[f"teacher {index + 1}"] = Shown(model, preprocessor(member.preprocess), scale)
-    learner = made.learner(best_seed(job, made.out), "distilled")
-    if isinstance(learner, Together):
-        found |= {f"peer {number}": Shown(peer, job.student.preprocess) for number, peer in enumerate(learner.peers, 1)}
-    inner = learner.student if isinstance(learner, Together) else learner
-    if isinstance(inner, NestedConvNet):
-        found |= {f"width {share:g}": Shown(cut(inner, share), job.student.preprocess) for share in inner.widths[:-1]}
+    found: dict[str, tuple[Source, TargetScale | None]] = {}
+    members = () if teacher is None else zip(job.members, teacher.members, strict=True)
+    for number, (section, model) in enumerate(members, 1):
+        knows_all = section.classes is None or list(section.classes) == list(job.data.classes)
+        if knows_all and not model.facts.by_id:
+            found[f"teacher {number}"] = model, answers_in(section, job.data, job.base)
+    students = other_students(made.learner(best_seed(job, made.out), "distilled"))
+    found |= {name: (TorchModel(student, job.student.preprocess), None) for name, student in students.items()}
     for link in job.chain:
-        found[link.name] = Shown(made.deployed(job.recipe.seed, "distilled", link), link.preprocess)
+        found[link.name] = TorchModel(made.deployed(job.recipe.seed, "distilled", link), link.preprocess), None
     return found
 
 
@@ -152,12 +141,13 @@ def evaluate_models(made: Making) -> None:
     job, out = made.job, made.out
     chosen = best_seed(job, out)
     sizes = {}
-    if made.measured() is not None:
-        sizes["teacher"] = _size(job, job.make_teacher(), job.teacher_preprocess, in_onnx=job.recipe.export.wanted)
+    teacher = made.measured()
+    if teacher is not None:
+        sizes["teacher"] = size_of(job, teacher, in_onnx=job.recipe.export.wanted)
     for kind in KINDS:
-        sizes[kind] = _size(job, made.deployed(chosen, kind), job.student.preprocess)
-    for name, other in other_models(made).items():
-        sizes[name] = _size(job, other.model, other.preprocess)
+        sizes[kind] = size_of(job, TorchModel(made.deployed(chosen, kind), job.student.preprocess))
+    for name, (other, _) in other_models(made).items():
+        sizes[name] = size_of(job, other)
     result = score(out, job.recipe, sizes)
     rows = np.array([entry["row"] for entry in result.disagreements], dtype=np.int64)
     samples = job.data.test.fetch(rows).numpy() if len(rows) else np.zeros((0, *job.data.shape), np.float32)
@@ -218,42 +208,50 @@ def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[s
     return found
 
 
-def _size(job: Job, model: nn.Module, preprocess: Preprocessor, *, in_onnx: object = None) -> Size:
+def size_of(job: Job, model: Source, *, in_onnx: object = None) -> Size:
     """Return what a model costs; None where it is no torch model, or looks its answers up.
 
     Where ``in_onnx`` says so it is also timed as an ONNX file, which is not kept: the student is deployed as one, and
     times of two runtimes say nothing of each other.
     """
     example = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test))))
-    deployed, hidden = nn.Sequential(preprocess, model).cpu().eval(), hides_weights(model)
-    timed = job.recipe.evaluation.latency and by_batch(model) is None
-    took = latency(deployed, example, threads=job.recipe.evaluation.threads) if timed else None
-    runtime, as_file = runtime_of(model), None
-    if timed and in_onnx:
-        as_file = took if runtime == ONNX_RUNTIME else _latency_in_onnx(job, model, preprocess, example)
+    made = model.whole()
+    whole = None if made is None else contiguous(copied(made)).cpu().eval()
+    took = None
+    if job.recipe.evaluation.latency and not model.facts.by_id:
+        took = _latency(whole or model, example, job.recipe.evaluation.threads)
+    as_file = None
+    if took is not None and in_onnx:
+        as_file = took if model.facts.runtime == ONNX_RUNTIME else _latency_in_onnx(job, whole, example)
     return Size(
-        parameters=None if hidden else num_parameters(model),
-        flops=None if hidden else flops(model, preprocess(example[:1])),
-        bytes=bytes_of_weights(model),
+        parameters=model.facts.parameters,
+        flops=None if whole is None or model.facts.parameters is None else flops(whole, example[:1]),
+        bytes=model.facts.size_bytes,
         latency_ms=took,
-        runtime=runtime,
+        runtime=model.facts.runtime,
         onnx_latency_ms=as_file,
     )
 
 
-def runtime_of(model: nn.Module) -> str:
-    """Return what computes a model's answers: PyTorch, or the frameworks of what is no torch model in it."""
-    foreign = [module.opened.runtime for module in model.modules() if isinstance(module, ForeignTeacher)]
-    return " and ".join(dict.fromkeys(foreign)) or "PyTorch"
+def _latency(model: Source | nn.Module, example: Tensor, threads: int) -> Latency:
+    if isinstance(model, nn.Module):
+        return latency(model, example, threads=threads)
+    with model.teaching() as teacher:
+
+        def answer(inputs: Tensor) -> Any:
+            ids = torch.arange(len(inputs))
+            return teacher(Batch(ids, torch.zeros_like(ids), inputs))
+
+        return latency(answer, example, threads=threads)
 
 
-def _latency_in_onnx(job: Job, model: nn.Module, preprocess: Preprocessor, example: Tensor) -> Latency | None:
+def _latency_in_onnx(job: Job, whole: nn.Module | None, example: Tensor) -> Latency | None:
     """Return how long a torch model takes as an ONNX file; None where it cannot be written as one."""
-    if hides_weights(model):
+    if whole is None:
         return None
     with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
         try:
-            path = export_onnx(model, preprocess, example, Path(folder) / "model.onnx", task=job.data.task)
+            path = export_onnx(whole, Preprocessor(), example, Path(folder) / "model.onnx", task=job.data.task)
         except PotstillError:
             return None
         return latency(OnnxModel(path, threads=job.recipe.evaluation.threads), example.numpy())

@@ -24,6 +24,7 @@ from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
 from potstill.pipeline.student import Student
 from potstill.recipe.schema import Member, Recipe, Training
+from potstill.teachers.at_rest import copy_of
 from potstill.training import Result, history, learner_of, without_teacher
 from potstill.training.rates import Tried, best, candidates, is_open, short, steps_of_each
 from potstill.training.schedule import peak_learning_rate
@@ -132,11 +133,11 @@ def teacher_stage(number: int) -> str:
 
 def teacher_race(job: Job, number: int) -> Race | None:
     """Return the race of the teacher (0), or of the i-th of several, that is trained here."""
-    section, make, _ = job.part_of_teacher(number)
+    section, model = job.part_of_teacher(number)
     known = section.classes if isinstance(section, Member) else None
     data = job.data if known is None else only_classes(job.data, known)
     settings, trained = section.train or Training(), section.weights is not None
-    return race(teacher_stage(number), settings, make, recipe=job.recipe, trained=trained, data=data)
+    return race(teacher_stage(number), settings, partial(copy_of, model), recipe=job.recipe, trained=trained, data=data)
 
 
 def settled(race: Race | None, settings: Training, out: Path) -> Training:

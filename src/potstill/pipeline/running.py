@@ -14,7 +14,6 @@ from potstill.core.explain import clear_errors
 from potstill.core.files import read_json, write_json, write_text
 from potstill.evaluation import EvaluationResult
 from potstill.export import load_student, write_card
-from potstill.models.beside_weights import copied
 from potstill.pipeline import back, exporting
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import describe_data, describe_machine
@@ -31,6 +30,7 @@ from potstill.pipeline.warnings import FILE, begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.recipe.yaml import dump
+from potstill.teachers.at_rest import copy_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def run(
     out, base = Path(out).absolute(), Path(base).absolute()
     job = prepare(recipe, out=out, base=base, given=given)
     if job.recipe.back_to_teacher is not None and job.teacher_scale is not None:
-        back.learn_standard_units(job, copied(job.make_teacher()))  # what cannot be done shows now
+        back.learn_standard_units(job, copy_of(job.teacher_at(0)))  # what cannot be done shows now
     accelerator = start(job.device.type)
     folder = RunFolder(out)
     if not accelerator.is_main_process:

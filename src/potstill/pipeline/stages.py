@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from potstill.core.errors import TeacherError
 from potstill.core.progress import progress
@@ -26,7 +25,8 @@ from potstill.pipeline import low_rank
 from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.judging import chosen_by
 from potstill.pipeline.keys import Keys
-from potstill.pipeline.makers import located, preprocessor
+from potstill.pipeline.makers import located
+from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
 from potstill.pipeline.student import Arm
 from potstill.recipe.schema import Training
@@ -36,7 +36,8 @@ from potstill.store.heads import read_head
 from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
-from potstill.teachers import LiveTeacher, MergedTeacher, StoredTeacher, Teacher, describe_recording
+from potstill.teachers import Model, Reads, Source, StoredTeacher, Teacher, describe_recording
+from potstill.teachers.at_rest import copy_of
 from potstill.training import AverageTeacher, Result, Spec, learner_of
 
 Place = Path | str
@@ -45,32 +46,7 @@ Place = Path | str
 
 def train_teacher(
     job: Job,
-    folder: Path,
-    *,
-    accelerator: Accelerator,
-    settings: Training,
-    steps: int | None = None,
-    label: str = "teacher",
-) -> Result:
-    """Train the teacher on the same data, from labels alone; ``steps`` as in `train`."""
-    data = job.data.to_learn()
-    spec = Spec(
-        data=data,
-        stream=job.stream(data),
-        objective=preset("alone", data.task),
-        settings=settings,
-        preprocess=job.teacher_preprocess,
-        seed=job.recipe.seed,
-        steps=steps,
-        metric=chosen_by(job.recipe, job.data),
-    )
-    model = job.make_teacher()
-    return learner_of(model).fit(model, spec, folder, device=job.device, label=label, accelerator=accelerator)
-
-
-def train_member(
-    job: Job,
-    index: int,
+    number: int,
     folder: Path,
     *,
     accelerator: Accelerator,
@@ -78,31 +54,22 @@ def train_member(
     steps: int | None = None,
     label: str | None = None,
 ) -> Result:
-    """Train one member of a merged teacher from labels alone, on the classes that it is to know."""
-    member, seed = job.members[index], job.recipe.seed + index
-    data = job.data.to_learn() if member.classes is None else only_classes(job.data, member.classes)
+    """Train the teacher (0), or its i-th member on the classes that it is to know, from labels alone."""
+    model, seed = job.teacher_at(number), job.recipe.seed + max(0, number - 1)
+    classes = job.members[number - 1].classes if number else None
+    data = job.data.to_learn() if classes is None else only_classes(job.data, classes)
     spec = Spec(
         data=data,
         stream=job.stream(data, seed),
         objective=preset("alone", data.task),
         settings=settings,
-        preprocess=preprocessor(member.preprocess),
+        preprocess=model.preprocess,
         seed=seed,
         steps=steps,
         metric=chosen_by(job.recipe, job.data),
     )
-    label = label or f"teacher {index + 1}"
-    model = job.make_member(index)
-    return learner_of(model).fit(model, spec, folder, device=job.device, label=label, accelerator=accelerator)
-
-
-def fit_merged(job: Job, merged: MergedTeacher) -> None:
-    """Learn the attention weights of a merged teacher on the validation split, which no member was trained on."""
-    validation, size = job.data.validation, job.recipe.evaluation.batch_size
-    found = list(Stream(validation).recording(size))
-    merged.eval()
-    targets = torch.cat([batch.targets for batch in found if batch.targets is not None])
-    merged.fit([batch.tensor for batch in found], targets)
+    label, module = label or teacher_stage(number), copy_of(model)
+    return learner_of(module).fit(module, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
 def train_student(
@@ -111,7 +78,7 @@ def train_student(
     folder: Path,
     *,
     accelerator: Accelerator,
-    teacher: Teacher | None,
+    teacher: Model | None,
     settings: Training,
     label: str | None = None,
     steps: int | None = None,
@@ -123,12 +90,12 @@ def train_student(
     seed, kind = arm
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
-    replayed = distilled and isinstance(teacher, StoredTeacher)
+    views = teacher.facts.views if distilled and teacher is not None else None
     data = job.data.to_learn()
     spec = Spec(
         data=data,
         # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
-        stream=job.stream(data, views=job.recipe.store.views) if replayed else job.stream(data, seed),
+        stream=job.stream(data, seed) if views is None else job.stream(data, views=views),
         objective=job.objective if distilled else preset("alone", data.task),
         settings=settings,
         preprocess=job.student.preprocess,
@@ -143,18 +110,18 @@ def train_student(
     return learner_of(student).fit(student, spec, folder, device=job.device, label=label, accelerator=accelerator)
 
 
-def live_teacher(job: Job, model: nn.Module) -> LiveTeacher:
-    """Wrap a trained module as the frozen teacher of this job."""
-    return LiveTeacher(
-        model,
-        preprocess=job.teacher_preprocess,
-        taps=job.teacher_taps,
-        outputs=job.objective.teacher_signals & job.teacher_outputs,
-        input_gradient=INPUT_GRADIENT in job.objective.teacher_signals,
-        precision=job.teacher.precision,
-        device=job.device,
-        scale=job.teacher_scale,
-        log_variances=_log_variances(job),
+def live_teacher(job: Job, model: Source) -> Teacher:
+    """Return a model with its weights as the frozen teacher of this job."""
+    return model.teaching(
+        Reads(
+            taps=job.teacher_taps,
+            outputs=(job.objective.teacher_signals & model.facts.signals) - {"logits"},
+            input_gradient=INPUT_GRADIENT in job.objective.teacher_signals,
+            precision=job.teacher.precision,
+            device=job.device,
+            scale=job.teacher_scale,
+            log_variances=_log_variances(job),
+        )
     )
 
 
@@ -169,7 +136,7 @@ def in_target_units(job: Job, values: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     return values if job.data.scale is None else job.data.scale.original(values)
 
 
-def answers_to(job: Job, teacher: LiveTeacher, samples: Samples, label: str) -> np.ndarray[Any, Any]:
+def answers_to(job: Job, teacher: Teacher, samples: Samples, label: str) -> np.ndarray[Any, Any]:
     """Return what the teacher says of a split, (n, c), in the target's units; ``label`` is for the progress bar.
 
     It is asked without targets: a teacher that is merged by labels would see the answers.
@@ -211,7 +178,7 @@ def is_recorded(place: Place) -> bool:
     return True
 
 
-def store_manifest(job: Job, teacher: LiveTeacher) -> Manifest:
+def store_manifest(job: Job, teacher: Teacher) -> Manifest:
     """Describe the store that this job needs: its signals and everything they depend on."""
     store = job.recipe.store
     return describe_recording(
@@ -249,7 +216,7 @@ def recording_batches(job: Job, ranges: Sequence[tuple[int, int]] | None = None)
 
 
 def record_teacher(
-    job: Job, teacher: LiveTeacher, place: Place, part: tuple[int, int] = (0, 1), *, spare: bool = False
+    job: Job, teacher: Teacher, place: Place, part: tuple[int, int] = (0, 1), *, spare: bool = False
 ) -> Store | None:
     """Record what the teacher says of every training sample and view, once; or one of several parts of that.
 
@@ -278,7 +245,7 @@ def was_begun(place: Place) -> bool:
     return is_recorded(place) if isinstance(place, str) else any(place.glob("manifest*.json"))
 
 
-def _checked(job: Job, teacher: LiveTeacher, answer: Answer, manifest: Manifest, place: Place) -> Answer:
+def _checked(job: Job, teacher: Teacher, answer: Answer, manifest: Manifest, place: Place) -> Answer:
     """Refuse a store that would lose what the teacher says, by its first batch; return who knows that batch's answer.
 
     Raises:
@@ -299,7 +266,7 @@ def _checked(job: Job, teacher: LiveTeacher, answer: Answer, manifest: Manifest,
     return remembering
 
 
-def check_store(job: Job, teacher: LiveTeacher, store: Store) -> None:
+def check_store(job: Job, teacher: Teacher, store: Store) -> None:
     """Refuse a store that is there already and has lost what the teacher says; one batch is read and asked.
 
     Raises:
@@ -311,17 +278,18 @@ def check_store(job: Job, teacher: LiveTeacher, store: Store) -> None:
         refuse_lossy(job, store.manifest, teacher(probe), read_back(store, probe))
 
 
-def _reduced(job: Job, teacher: LiveTeacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:
+def _reduced(job: Job, teacher: Teacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:
     """Return what to record and who answers where the codec low_rank keeps what the teacher's last layer reads."""
     layer_name, codec = job.recipe.store.codecs["logits"].layer, manifest.signals["logits"].codec
     if not isinstance(codec, LowRank):
         raise TypeError("a head belongs to the codec low_rank")
-    inputs = job.teacher_preprocess(example_batch(job).tensor)
-    layer = low_rank.find_layer(teacher, codec, layer_name, inputs)
+    inputs = job.teacher_at(0).preprocess(example_batch(job).tensor)
+    layer = low_rank.find_layer(teacher.module, codec, layer_name, inputs)
     rows = min(max(low_rank.PROBE, 4 * layer.in_features), manifest.num_rows)
-    return low_rank.with_head(teacher, layer, manifest, folder, recording_batches(job, [(0, rows)]))
+    probe = recording_batches(job, [(0, rows)])
+    return low_rank.with_head(teacher, layer, manifest, folder, probe, scale=job.teacher_scale)
 
 
-def stored_teacher(job: Job, teacher: LiveTeacher, place: Place) -> StoredTeacher:
+def stored_teacher(job: Job, teacher: Teacher, place: Place) -> StoredTeacher:
     """Open the store as a teacher, refusing one that was recorded for something else."""
     return StoredTeacher(open_store(place, store_manifest(job, teacher)), standard=True)

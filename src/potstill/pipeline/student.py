@@ -12,7 +12,7 @@ from torch import nn
 from potstill.core.names import ANSWER, parse
 from potstill.models import Preprocessor, model_signals
 from potstill.models.taps import Where
-from potstill.models.together import Exits, Together, deployed, inside, inside_peer
+from potstill.models.together import Exits, Together, deployed, inside, inside_peer, plain
 from potstill.recipe import schema
 
 Kind = Literal["alone", "distilled"]
@@ -77,9 +77,7 @@ class Student:
 
     def plain(self, seed: int) -> nn.Module:
         """Return the model as it is before its training, without exits and peers; never to be changed."""
-        model = self.fresh(seed)
-        model = model.student if isinstance(model, Together) else model
-        return model.model if isinstance(model, Exits) else model
+        return plain(self.fresh(seed))
 
     def taps(self, signals: frozenset[str], seed: int) -> dict[str, Where]:
         """Return where the model, as it is distilled, is tapped for signals that it does not answer with."""

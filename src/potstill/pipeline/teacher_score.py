@@ -6,34 +6,30 @@ Shape legend: n samples, c classes or outputs.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from potstill.core import fingerprint, random
 from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
 from potstill.core.progress import progress, remark
+from potstill.core.signals import Batch
 from potstill.data import Stream
 from potstill.data.samples import Samples
 from potstill.evaluation.metrics import r2
-from potstill.models import model_signals
 from potstill.pipeline import stages
-from potstill.pipeline.any_teacher import covers
 from potstill.pipeline.build import Job
 from potstill.pipeline.class_orders import numbered, order_doubt
 from potstill.pipeline.folder import read_or_none
 from potstill.pipeline.making import answers_of
 from potstill.pipeline.warnings import tell
-from potstill.teachers import LiveTeacher, MergedTeacher
+from potstill.teachers import Reads, Source
 from potstill.teachers.answers import Array, no_logits
-from potstill.teachers.foreign import RecordedAnswers, notes_of
-from potstill.teachers.voting import VotingTeacher
 
 FILE = "teacher-score.json"
 """What was found of a run's teacher, in the run folder, so that no run asks it twice."""
@@ -91,7 +87,7 @@ class TeacherScore:
         return (*self.warnings, *([self.weak] if self.weak else []))
 
 
-def score_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
+def score_teacher(job: Job, model: Source, folder: Path) -> TeacherScore:
     """Return what a finished teacher's answers say; what the run folder knows of this very teacher is not asked again.
 
     Args:
@@ -106,7 +102,7 @@ def score_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
     return _known_or_scored(job, model, folder)[1]
 
 
-def _known_or_scored(job: Job, model: nn.Module, folder: Path) -> tuple[str, TeacherScore]:
+def _known_or_scored(job: Job, model: Source, folder: Path) -> tuple[str, TeacherScore]:
     """Return a hash of everything that the score depends on, and the score."""
     key, held = _key(job, model, folder), read_or_none(folder / FILE) or {}
     if held.pop("key", None) == key:
@@ -114,7 +110,7 @@ def _known_or_scored(job: Job, model: nn.Module, folder: Path) -> tuple[str, Tea
     return key, _scored(job, model)
 
 
-def check_teacher(job: Job, model: nn.Module, folder: Path) -> TeacherScore:
+def check_teacher(job: Job, model: Source, folder: Path) -> TeacherScore:
     """Tell what a finished teacher's answers say, and keep it in the run folder.
 
     Raises:
@@ -136,17 +132,17 @@ def refuse(found: TeacherScore) -> None:
         raise TeacherError(found.stop)
 
 
-def _key(job: Job, model: nn.Module, folder: Path) -> str:
-    teacher = [fingerprint.of_weights(model), answers_of(job, model, folder, keep=False)]
+def _key(job: Job, model: Source, folder: Path) -> str:
+    teacher = [fingerprint.of_state(model.state()), answers_of(job, model, folder, keep=False)]
     asked: list[Any] = [job.teacher.model_dump(include={"answers", "answers_checked", "class_map", "precision"})]
     asked += [job.teacher.preprocess.model_dump(), job.teacher.merge.model_dump(), job.order_is_written]
     asked += [(member.preprocess.model_dump(), member.answers, member.classes) for member in job.members]
     return fingerprint.of_json([VERSION, teacher, asked, job.data.fingerprint, job.recipe.seed])
 
 
-def _scored(job: Job, model: nn.Module) -> TeacherScore:
+def _scored(job: Job, model: Source) -> TeacherScore:
     metric: Literal["accuracy", "r2"] = "accuracy" if job.data.task == "classification" else "r2"
-    notes = tuple(notes_of(model))
+    notes = model.facts.notes
     cost = _cost(job, model)
     if cost:
         return TeacherScore(metric, unasked=cost, warnings=notes)
@@ -178,32 +174,37 @@ def _scored(job: Job, model: nn.Module) -> TeacherScore:
     return replace(found, stop=stops[0].text if stops else "", warnings=(*found.warnings, *told))
 
 
-def _answers(job: Job, model: nn.Module, parts: Sequence[Samples]) -> dict[str, Array]:
+def _answers(job: Job, model: Source, parts: Sequence[Samples]) -> dict[str, Array]:
     """Return what a teacher says of some samples, without their labels, and what each of its members says."""
-    if isinstance(model, RecordedAnswers):  # no input needs to be read
-        ids = torch.from_numpy(np.concatenate([samples.ids for samples in parts]))
-        return {"logits": model.of_ids(ids, torch.zeros_like(ids)).numpy()}
     found: dict[str, list[Array]] = {}
     total = sum(map(len, parts))
-    teacher = LiveTeacher(
-        model,
-        preprocess=job.teacher_preprocess,
-        outputs=model_signals(model) if isinstance(model, MergedTeacher) else (),
+    reads = Reads(
+        outputs=model.facts.signals - {"logits"} if model.members else (),
         precision=job.teacher.precision,
         device=job.device,
         scale=job.teacher_scale,
     )
-    with teacher, progress("asking the teacher", total, unit="samples") as advance:
+    with model.teaching(reads) as teacher, progress("asking the teacher", total, unit="samples") as advance:
         for samples in parts:
-            for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
-                for name, values in teacher(replace(batch, targets=None)).items():
+            for batch in _batches(job, samples, looked_up=model.facts.listed):
+                for name, values in teacher(batch).items():
                     found.setdefault(name, []).append(values.cpu().numpy())
                 advance(len(batch))
     answers = {name: np.concatenate(values) for name, values in found.items()}
     return {**answers, "logits": stages.in_target_units(job, answers["logits"])}
 
 
-def _cost(job: Job, model: nn.Module) -> str:
+def _batches(job: Job, samples: Samples, *, looked_up: bool) -> Iterator[Batch]:
+    """Yield a split without its labels; where answers are looked up, no input is read either."""
+    if looked_up:
+        ids = torch.from_numpy(samples.ids)
+        yield Batch(ids, torch.zeros_like(ids), torch.zeros(len(ids), 0))
+    else:
+        for batch in Stream(samples).recording(job.recipe.evaluation.batch_size):
+            yield replace(batch, targets=None)
+
+
+def _cost(job: Job, model: Source) -> str:
     """Return what asking a teacher would cost, where that is more than time; else an empty text."""
     sections = [job.teacher, *job.teacher.members]
     endpoints = [section.endpoint for section in sections if section.endpoint is not None]
@@ -214,17 +215,17 @@ def _cost(job: Job, model: nn.Module) -> str:
             f"The teacher is an endpoint and was not measured: that would be {questions:,} questions in {requests:,} "
             "requests, at the price of whoever serves it."
         )
-    if any(isinstance(module, VotingTeacher) for module in model.modules()):
+    if model.facts.private:
         return "The teacher was not measured: every question about its votes spends privacy."
     return ""
 
 
-def _samples(job: Job, model: nn.Module) -> list[tuple[str, Samples]]:
+def _samples(job: Job, model: Source) -> list[tuple[str, Samples]]:
     """Return the labelled samples to ask about, by split: all that recorded answers know, or some."""
     splits = [("validation", job.data.validation), ("training", job.data.train)]
-    known = [(name, samples) for name, samples in splits if len(samples) and covers(model, samples.ids)]
+    known = [(name, samples) for name, samples in splits if len(samples) and model.facts.measurable(samples.ids)]
     known = known or splits[1:]  # recorded answers to the training samples are checked to be all there
-    if isinstance(model, RecordedAnswers):
+    if model.facts.listed:
         return known
     chosen, left = [], ASKED
     for name, samples in known:

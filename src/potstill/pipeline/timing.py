@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import nn
 
 from potstill.models import Preprocessor
+from potstill.models.beside_weights import copied
 from potstill.objective import preset
 from potstill.pipeline import stages
 from potstill.pipeline.build import Job
@@ -62,13 +62,13 @@ class Timing:
 
 def _untrained(job: Job, link: int) -> Job:
     student = job.chain[link - 1]
-    return as_teacher(job, student, partial(student.fresh, job.recipe.seed, "alone"))
+    return as_teacher(job, student, copied(student.fresh(job.recipe.seed, "alone")))
 
 
 def _seconds_of(job: Job) -> float:
     """Return the seconds that a teacher which is still to be trained needs for one sample."""
     samples = job.data.train.take(slice(0, PROBE))
     began = time.perf_counter()
-    with stages.live_teacher(job, job.make_teacher()) as live:
+    with stages.live_teacher(job, job.teacher_at(0)) as live:
         stages.answers_to(job, live, samples, "timing the teacher")
     return (time.perf_counter() - began) / len(samples)

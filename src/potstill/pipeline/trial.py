@@ -27,6 +27,7 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.exporting import write_onnx
 from potstill.pipeline.folder import RunFolder, package_versions
 from potstill.pipeline.stages import in_target_units
+from potstill.teachers import TorchModel
 
 SIZES = (1, 2, 7)
 """Batches of these sizes have to be answered alike."""
@@ -165,7 +166,7 @@ def _computes_with(job: Job, model: nn.Module, about: Any) -> str | None:
     written = [job.student.given or job.student.section.model]
     code = digests(files_of([*written, *classes], base=job.base), base=job.base)
     shapes = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-    layers = [fingerprint.of_layers(model), settings, shapes]
+    layers = [fingerprint.of_json(str(TorchModel(model))), settings, shapes]
     return fingerprint.of_json([layers, code, job.student.section.args, repr(about), package_versions()])
 
 

@@ -1,7 +1,5 @@
-"""Teachers that are not torch models of the user's own: a function from arrays to arrays, behind a torch module.
+"""Models that are no torch modules of the user's own: functions from arrays to arrays, and how answers become logits.
 
-The pipeline handles every teacher as a module. What such a module says depends on is a buffer of it, so that the
-fingerprints of weights and buffers are right for files of any framework.
 Shape legend: b samples, c classes or outputs.
 """
 
@@ -9,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
-from potstill.core.errors import TeacherError
+from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.signals import Batch
 from potstill.data.columns import Column
 from potstill.data.samples import Task
-from potstill.models.load import output_signals, output_tensor
+from potstill.models.load import output_tensor
+from potstill.models.preprocess import Preprocessor
 from potstill.teachers.answers import Answers, Array, as_logits, label_numbers, misfits
-from potstill.teachers.protocol import AskedByBatch
+from potstill.teachers.at_rest import Asked, TorchModel
+from potstill.teachers.live import Step, text_of
+from potstill.teachers.model import LOGITS, Facts, Labelled, Reads, Source, Teacher
 
 Ask = Callable[[Array], Array | Mapping[str, Array]]
 """Inputs (b, ...) to raw answers (b, c); or to several by name, the first of which is the answer."""
@@ -151,153 +153,157 @@ class Reading:
         return self.logits(torch.from_numpy(np.ascontiguousarray(raw, dtype=dtype)), what=what)
 
 
-class ForeignTeacher(nn.Module):
-    """A model of another framework as a teacher: it answers inputs with logits, or with values in regression.
+@dataclass(frozen=True)
+class ReadAs:
+    """What becomes of a torch model's answers that are no logits.
 
-    When to use it: the teacher is a file or a process that is asked with arrays. It has no parameters; the buffer
-    ``digest`` stands for everything its answers depend on. Copies share the opened model.
-
-    Args:
-        opened: the model.
+    Attributes:
         reading: how its answers become logits.
+        name: what to call the model in messages.
 
     """
 
-    def __init__(self, opened: Opened, reading: Reading) -> None:
-        super().__init__()
-        self.opened = opened
-        self.reading = reading
-        self.signals = opened.outputs
-        self.digest: Tensor
-        self.register_buffer("digest", _digest(opened, reading))
+    reading: Reading
+    name: str
+    kind: ClassVar[str] = "ReadAs"
 
     @property
-    def size_bytes(self) -> int | None:
-        """Bytes of the files that hold its weights, which torch does not see."""
-        return self.opened.size_bytes
-
-    @property
-    def notes(self) -> tuple[str, ...]:
+    def note(self) -> str:
         """What the user is told about it."""
-        return tuple(filter(None, (self.reading.note, self.opened.doubt)))
+        return self.reading.note
 
-    def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Return logits (b, c); with further outputs, a mapping of ``logits`` and these.
-
-        Args:
-            inputs: (b, ...) what its preprocessing gives.
-
-        Raises:
-            TeacherError: it fails, or answers with something else than numbers of b rows.
-
-        """
-        if self.opened.ask is None:
-            raise TeacherError(f"{self.opened.name} answers by id and not by input.")
-        found = self.opened.ask(inputs.detach().cpu().numpy())
-        named = dict(found) if isinstance(found, Mapping) else {"logits": found}
-        main = next(iter(named))
-        logits = self.reading.of_array(np.asarray(named[main]), what=self.opened.name).to(inputs.device)
-        if not self.signals:
-            return logits
-        further = {
-            name: torch.from_numpy(np.ascontiguousarray(named[name], dtype=np.float32)).to(inputs.device)
-            for name in self.signals
-        }
-        return {"logits": logits, **further}
-
-    def extra_repr(self) -> str:
-        """Return what tells two of these apart in ``print(model)``."""
-        return f"{self.opened.name!r}, answers={self.reading.answers!r}"
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ForeignTeacher:
-        copied = type(self)(self.opened, self.reading)
-        copied.training = self.training
-        memo[id(self)] = copied
-        return copied
-
-
-class RecordedAnswers(AskedByBatch, ForeignTeacher):
-    """A file of answers as a teacher: it knows what was said of each id, and nothing else."""
-
-    def answer(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``logits`` (b, c) of the samples of a batch, on the device of its inputs.
-
-        Raises:
-            TeacherError: a sample that the file does not have; names the first ones.
-
-        """
-        return {"logits": self.of_ids(batch.ids, batch.views).to(batch.tensor.device)}
-
-    def of_ids(self, ids: Tensor, views: Tensor) -> Tensor:
-        """Return the logits (b, c) of samples by id and view, (b,) each.
-
-        Raises:
-            TeacherError: a sample that the file does not have; names the first ones.
-
-        """
-        if self.opened.lookup is None:
-            raise TypeError("recorded answers need a lookup")
-        raw = self.opened.lookup(ids.cpu().numpy(), views.cpu().numpy())
-        return self.reading.of_array(raw, what=self.opened.name)
-
-
-class ReadAs(nn.Module):
-    """A torch model that answers with something else than logits, as a teacher that answers with logits.
-
-    Args:
-        model: its layers can be tapped as ``model.<layer>``.
-        reading: how its answers become logits.
-        name: what to call it in messages.
-
-    """
-
-    def __init__(self, model: nn.Module, reading: Reading, *, name: str) -> None:
-        super().__init__()
-        self.model = model
-        self.reading = reading
-        self.name = name
-        self.signals = tuple(getattr(model, "signals", ()))
-        self.digest: Tensor
-        text = fingerprint.of_json(reading.describe())
-        self.register_buffer("digest", torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user is told about it."""
-        return (self.reading.note,) if self.reading.note else ()
-
-    def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Return logits (b, c), and further signals where the model has any."""
-        output = self.model(inputs)
-        raw = output_tensor(output)
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Return logits (b, c)."""
         if self.reading.answers == "labels":
             numbers = label_numbers(raw.detach().cpu().numpy(), self.reading.classes, what=self.name)
             raw = torch.from_numpy(numbers).to(raw.device)
-        logits = self.reading.logits(raw, what=self.name)
-        if not self.signals:
-            return logits
-        return {**output_signals(self.model, output), "logits": logits}
+        return self.reading.logits(raw, what=self.name)
 
-    def extra_repr(self) -> str:
-        """Return what tells two of these apart in ``print(model)``."""
+    def __str__(self) -> str:
+        """Return what tells two of these apart."""
         return f"answers={self.reading.answers!r}"
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the digest of how answers are read."""
+        return {"digest": _bytes(fingerprint.of_json(self.reading.describe()))}
 
-def teacher_of(opened: Opened, reading: Reading) -> nn.Module:
-    """Return an opened model as a teacher's module."""
+
+@dataclass(frozen=True)
+class ArrayModel:
+    """A model of another framework, or a table of recorded answers: from arrays to arrays.
+
+    When to use it: the teacher is a file, a process or a server that is asked with arrays, or with ids.
+
+    Attributes:
+        opened: the model.
+        reading: how its answers become logits.
+        preprocess: what happens to inputs first.
+        then: what becomes of the logits.
+
+    """
+
+    opened: Opened
+    reading: Reading
+    preprocess: Preprocessor = field(default_factory=Preprocessor)
+    then: tuple[Step, ...] = ()
+    members: ClassVar[tuple[Source, ...]] = ()
+    module: ClassVar[None] = None
+
+    @property
+    def kind(self) -> str:
+        """What it is called in the description of a store."""
+        return self.then[-1].kind if self.then else self._own_kind
+
+    @property
+    def _own_kind(self) -> str:
+        return "ForeignTeacher" if self.opened.lookup is None else "RecordedAnswers"
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it."""
+        looked_up = self.opened.lookup is not None
+        return Facts(
+            signals=frozenset(("logits", *self.opened.outputs)),
+            size_bytes=self.opened.size_bytes,
+            runtime=self.opened.runtime,
+            by_id=looked_up,
+            listed=looked_up,
+            covers=self.opened.covers,
+            classes=self.opened.classes,
+            by_name=bool(self.reading.by_name),
+            notes=tuple(filter(None, (self.reading.note, self.opened.doubt))),
+        )
+
+    def __str__(self) -> str:
+        """Return what tells two of these apart."""
+        return text_of(f"{self._own_kind}({self.opened.name!r}, answers={self.reading.answers!r})", self.then)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the digest of everything that its answers depend on."""
+        state = {"digest": _bytes(fingerprint.of_json([self.opened.digest, self.reading.describe()]))}
+        for step in self.then:
+            state = {f"model.{name}": value for name, value in state.items()} | step.state()
+        return state
+
+    def whole(self) -> None:
+        """Return nothing: it is no torch module."""
+
+    def teaching(self, reads: Reads = LOGITS) -> Teacher:
+        """Return it as a teacher; it has nothing to freeze."""
+        return Asked(self, self.kind, self.answer, reads)
+
+    def with_weights(self, _files: Mapping[int, Path], _labelled: Labelled) -> ArrayModel:
+        """Return itself: it comes as it is."""
+        return self
+
+    def answer(self, batch: Batch) -> dict[str, Tensor]:
+        """Return logits (b, c), or values, and further outputs, on the device of the batch's inputs.
+
+        Raises:
+            TeacherError: it fails, answers with something else than numbers, or does not know a sample.
+
+        """
+        device = batch.tensor.device
+        if self.opened.lookup is not None:
+            named: Mapping[str, Array] = {
+                "logits": self.opened.lookup(batch.ids.cpu().numpy(), batch.views.cpu().numpy())
+            }
+        else:
+            found = _asked(self.opened, self.preprocess(batch.tensor.cpu()))
+            named = found if isinstance(found, Mapping) else {"logits": found}
+        logits = self.reading.of_array(np.asarray(named[next(iter(named))]), what=self.opened.name)
+        for step in self.then:
+            logits = step(logits)
+        further = {
+            name: torch.from_numpy(np.ascontiguousarray(named[name], np.float32)) for name in self.opened.outputs
+        }
+        return {name: values.to(device) for name, values in {"logits": logits, **further}.items()}
+
+
+def source_of(opened: Opened, reading: Reading, preprocess: Preprocessor) -> TorchModel | ArrayModel:
+    """Return an opened model at rest."""
     if opened.module is not None:
-        return ReadAs(opened.module, reading, name=opened.name)
-    return (RecordedAnswers if opened.lookup is not None else ForeignTeacher)(opened, reading)
+        return TorchModel(opened.module, preprocess, (ReadAs(reading, opened.name),), opaque=True)
+    return ArrayModel(opened, reading, preprocess)
 
 
-def notes_of(model: nn.Module) -> list[str]:
-    """Return what the user is told about the teachers inside a model."""
-    return [note for module in model.modules() for note in getattr(module, "notes", ())]
+def _asked(opened: Opened, inputs: Tensor) -> Array | Mapping[str, Array]:
+    if opened.ask is None:
+        raise TypeError("nothing to ask")
+    try:
+        return opened.ask(inputs.numpy())
+    except PotstillError:
+        raise
+    except Exception as error:
+        raise TeacherError(
+            f"The model {opened.name} failed on inputs of shape {tuple(inputs.shape)} ({inputs.dtype}): "
+            f"{type(error).__name__}: {error}. Check that the data has the shape it was trained on, and its "
+            "preprocessing."
+        ) from error
 
 
-def _digest(opened: Opened, reading: Reading) -> Tensor:
-    text = fingerprint.of_json([opened.digest, reading.describe()])
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+def _bytes(digest: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
 
 
 def raw_answers(opened: Opened, inputs: Tensor, ids: Sequence[int] | Array) -> Array:

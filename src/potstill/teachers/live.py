@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import indent
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import numpy as np
 import torch
@@ -19,12 +21,41 @@ from potstill.models.input_gradients import INPUT_GRADIENT, differentiable, inpu
 from potstill.models.load import model_signals, output_signals
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where, resolve, tap
-from potstill.teachers.merged import MergedTeacher
-from potstill.teachers.protocol import by_batch
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from potstill.teachers.model import Facts, Precision
 
 _LISTED_NUMBERS = 16
+
+
+class Step(Protocol):
+    """What becomes of a model's answers before they are its logits: (b, ...) to (b, c)."""
+
+    kind: ClassVar[str]
+    """What it is called in the description of a store."""
+
+    @property
+    def note(self) -> str:
+        """What the user is told about it; empty where nothing is."""
+
+    def __call__(self, answers: Tensor, /) -> Tensor:
+        """Return the logits."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that it depends on, by name."""
+
+    def __str__(self) -> str:
+        """Return what tells two of these apart beside their tensors; empty where nothing does."""
+
+
+def framed(kind: str, *lines: str) -> str:
+    """Return the text of something that is made of parts, as torch writes a module."""
+    return f"{kind}(\n{indent(chr(10).join(filter(None, lines)), '  ')}\n)"
+
+
+def text_of(own: str, then: Sequence[Step]) -> str:
+    """Return the text of a model that some steps follow, without addresses, which every process has anew."""
+    for step in then:
+        own = framed(step.kind, str(step), f"(model): {own}")
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", own)
 
 
 class LiveTeacher:
@@ -37,7 +68,7 @@ class LiveTeacher:
 
     Args:
         model: returns a tensor, a tuple with the tensor first, or a mapping or object with ``logits``.
-        preprocess: what happens to ``batch.inputs`` before the model; copied.
+        preprocess: what happens to ``batch.tensor`` before the model; copied.
         taps: further signals by name: the layer each is read at.
         outputs: further signals that the model returns beside its logits (its ``signals``).
         input_gradient: whether to answer with ``input_gradient`` as well, see `potstill.models.input_gradients`; it
@@ -47,6 +78,7 @@ class LiveTeacher:
         device: where the model runs.
         scale: for values of a regression, the standard units to answer in; the model's own when absent.
         log_variances: signals that hold logarithms of variances of the values, which change units with them.
+        then: what becomes of the model's answers, in order, before they are its logits.
 
     Raises:
         UsageError: an unknown precision, a tap called "logits", or a layer that does not exist.
@@ -66,14 +98,16 @@ class LiveTeacher:
         device: torch.device | str = "cpu",
         scale: TargetScale | None = None,
         log_variances: Iterable[str] = (),
+        then: Sequence[Step] = (),
     ) -> None:
         taps = dict(taps or {})
+        self._then = tuple(then)
         self._scale = scale
         self._log_variances = frozenset(log_variances)
         self._device = torch.device(device)
         # 16 bits hold a value of 22,000 to the next 128: a teacher in the target's units computes in 32.
         precision = "float32" if precision == "auto" and scale is not None else precision
-        self._precision = _resolve_precision(precision, self._device)
+        self._precision = resolved_precision(precision, self._device)
         if "logits" in taps:
             raise UsageError("A tap cannot be called 'logits': that is the model's output. Choose another name.")
         self._outputs = tuple(sorted(set(outputs)))
@@ -81,15 +115,14 @@ class LiveTeacher:
         if absent:
             raise UsageError(f"{type(model).__name__} does not return a signal {absent[0]!r} (see its .signals).")
         self.sources = dict.fromkeys(("logits", *self._outputs), "output")
-        self.sources |= {name: _layer_name(model, where) for name, where in taps.items()}
-        self._by_batch = by_batch(model)
+        self.sources |= {name: "model." * len(self._then) + _layer_name(model, where) for name, where in taps.items()}
         if input_gradient:
             if INPUT_GRADIENT in self.sources:
                 raise UsageError(
                     f"A tap cannot be called {INPUT_GRADIENT!r}: that is the gradient. Choose another name."
                 )
             self.sources[INPUT_GRADIENT] = "gradient of the output by the inputs, in a direction of each id and view"
-        lazy = [name for name, value in _state(model).items() if nn.parameter.is_lazy(value)]
+        lazy = [name for name, value in state_of(model).items() if nn.parameter.is_lazy(value)]
         if lazy:
             raise TeacherError(
                 f"The teacher {type(model).__name__} was never initialised: {lazy[0]} has no shape yet. "
@@ -99,39 +132,29 @@ class LiveTeacher:
         self._taps = taps
         self._differentiates = input_gradient
         self._preprocess = _copy(preprocess).to(self._device).eval()
-        self._digests = _digests(model)
+        self._digests = digests(state_of(model, self._then))
         self._was = _Flags(model)
         self._open = True
         self._channels_last = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self.parts: dict[str, Any] = {
-            "model": type(model).__qualname__,
+            "model": self._then[-1].kind if self._then else type(model).__qualname__,
             "weights": fingerprint.of_json(self._digests),
-            "preprocessing": _describe(preprocess),
+            "preprocessing": described(preprocess),
             "precision": self._precision,
         }
-        if isinstance(model, MergedTeacher):
-            self.parts["merge"] = model.describe()
-        if scale is not None:
-            self.parts["scale"] = scale.to_json()
-            if self._log_variances:
-                self.parts["log_variances"] = sorted(self._log_variances)
+        self.parts |= described_units(scale, self._log_variances)
         self._modules = tuple(model.modules())
         self._freeze()
 
     @property
-    def scale(self) -> TargetScale | None:
-        """What turns the model's values into the units it answers in; None where they are the same."""
-        return self._scale
+    def module(self) -> nn.Module | None:
+        """The model itself; None where its answers become something else."""
+        return None if self._then else self._model
 
     @property
-    def model(self) -> nn.Module:
-        """The model itself."""
-        return self._model
-
-    @property
-    def provides(self) -> frozenset[str]:
-        """Names of the signals in every answer: ``logits`` and the taps."""
-        return frozenset(self.sources)
+    def facts(self) -> Facts:
+        """What is known of it; the signals are those in every answer."""
+        return Facts(frozenset(self.sources), layers=True)
 
     @property
     def fingerprint(self) -> str:
@@ -140,8 +163,6 @@ class LiveTeacher:
 
     def __call__(self, batch: Batch) -> Signals:
         """Answer a batch.
-
-        A `MergedTeacher` sees the batch's targets, where it has any: leave them out to measure it.
 
         Returns:
             float32 ``logits`` and taps, (b, ...), on the teacher's device: ordinary tensors without gradient.
@@ -155,31 +176,20 @@ class LiveTeacher:
         if any(module.training for module in self._modules):
             self._freeze()
         signals = self._differentiated(batch) if self._differentiates else self._answer(batch)
-        for name, values in signals.items():
-            if values.dim() == 0 or values.shape[0] != len(batch):
-                raise TeacherError(
-                    f"The teacher's signal '{name}' has shape {tuple(values.shape)} for a batch of {len(batch)} "
-                    "samples: its first dimension must be the batch."
-                )
-        # A copy made outside inference mode is an ordinary tensor: losses may save it for the backward pass.
-        with torch.inference_mode(False), torch.no_grad():
-            return {name: _ordinary(values) for name, values in signals.items()}
+        return answered(signals, len(batch))
 
     def _answer(self, batch: Batch) -> dict[str, Tensor]:
         with torch.inference_mode():
-            if self._by_batch is not None:
-                found = output_signals(self._model, dict(self._by_batch(batch.to(self._device))))
-                return self._standard({name: found[name] for name in ("logits", *self._outputs)})
-            return self._signals(batch.tensor.to(self._device), batch.targets)
+            return self._signals(batch.tensor.to(self._device))
 
     def _differentiated(self, batch: Batch) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             inputs = differentiable(batch.tensor.to(self._device))
-            signals = self._signals(inputs, batch.targets)
+            signals = self._signals(inputs)
             signals[INPUT_GRADIENT] = input_gradient(signals["logits"].float(), inputs, batch.ids, batch.views)
         return {name: values.detach() for name, values in signals.items()}
 
-    def _signals(self, raw: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    def _signals(self, raw: Tensor) -> dict[str, Tensor]:
         inputs = self._preprocess(raw)
         if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -187,20 +197,12 @@ class LiveTeacher:
             torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"),
             tap(self._model, self._taps) as tapped,
         ):
-            answer = output_signals(self._model, self._run(inputs, targets))
+            answer = output_signals(self._model, self._run(inputs))
+            for step in self._then:
+                answer["logits"] = step(answer["logits"])
             signals = {name: answer[name] for name in ("logits", *self._outputs)}
-            return self._standard(signals | {name: tapped[name] for name in self._taps})
-
-    def _standard(self, signals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the signals, those in the target's units in standard units."""
-        if self._scale is None:
-            return signals
-        scale, logs = self._scale, self._log_variances
-        in_units = {name for name in signals if parse(name).is_answer} | logs
-        return {
-            name: scale.standard_tensor(values, log_variance=name in logs) if name in in_units else values
-            for name, values in signals.items()
-        }
+            signals |= {name: tapped[name] for name in self._taps}
+            return in_standard_units(signals, self._scale, self._log_variances)
 
     def verify_unchanged(self) -> None:
         """Compare every weight and buffer with what it was when teaching began.
@@ -211,7 +213,7 @@ class LiveTeacher:
             TeacherError: naming the ones that changed.
 
         """
-        now = _digests(self._model)
+        now = digests(state_of(self._model, self._then))
         changed = [name for name in {**self._digests, **now} if self._digests.get(name) != now.get(name)]
         if changed:
             names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -245,16 +247,14 @@ class LiveTeacher:
         if self._channels_last:
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _run(self, inputs: Tensor, targets: Tensor | None) -> Any:
+    def _run(self, inputs: Tensor) -> Any:
         try:
-            if targets is not None and isinstance(self._model, MergedTeacher):
-                return self._model.teach(inputs, targets.to(self._device))
             return self._model(inputs)
         except (PotstillError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise TeacherError(
-                f"The teacher {type(self._model).__name__} failed on inputs of shape {tuple(inputs.shape)} "
+                f"The model {type(self._model).__name__} failed on inputs of shape {tuple(inputs.shape)} "
                 f"({inputs.dtype}): {type(error).__name__}: {error}. Check that the data has the shape it was trained "
                 "on, and its preprocessing."
             ) from error
@@ -266,14 +266,15 @@ class _Flags:
     def __init__(self, model: nn.Module) -> None:
         self._training = [(module, module.training) for module in model.modules()]
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self._devices = {value.device for value in _state(model).values()}
-        self._contiguous = [value for value in _state(model).values() if value.dim() == 4 and value.is_contiguous()]
+        self._devices = {value.device for value in state_of(model).values()}
+        self._strides = [(value, value.stride()) for value in state_of(model).values() if value.is_contiguous()]
 
     def restore(self, model: nn.Module) -> None:
         if len(self._devices) == 1:
             model.to(next(iter(self._devices)))
-        for value in self._contiguous:
-            value.data = value.data.contiguous()
+        for value, stride in self._strides:
+            if value.stride() != stride:  # also where both are contiguous: a layer chooses its arithmetic by it
+                value.data = value.data.clone(memory_format=torch.contiguous_format)
         model.train(self._training[0][1])
         for module, training in self._training:
             module.training = training
@@ -281,7 +282,8 @@ class _Flags:
             parameter.requires_grad_(requires_grad)
 
 
-def _resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+def resolved_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the arithmetic that a recipe's word for it stands for on a device."""
     if precision not in get_args(Precision):
         raise UsageError(f"precision='{precision}': a teacher runs in {', '.join(get_args(Precision))}.")
     if precision == "auto":
@@ -297,21 +299,46 @@ def _layer_name(model: nn.Module, where: Where) -> str:
     return name if run is None else f"{name}#{run}"
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, those that are not saved with the model included."""
+def state_of(model: nn.Module, then: Sequence[Step] = ()) -> dict[str, Tensor]:
+    """Return all that a model's answers depend on, by name: parameters, buffers, also unsaved ones, and its steps'."""
     state: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    return state | dict(model.named_buffers(remove_duplicate=False))
+    state |= dict(model.named_buffers(remove_duplicate=False))
+    for step in then:
+        state = {f"model.{name}": value for name, value in state.items()} | step.state()
+    return state
 
 
-def _digests(model: nn.Module) -> dict[str, str]:
-    return {name: fingerprint.of_state({name: value}) for name, value in _state(model).items()}
+def digests(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a hash of each tensor."""
+    return {name: fingerprint.of_state({name: value}) for name, value in state.items()}
+
+
+def described_units(scale: TargetScale | None, log_variances: Iterable[str]) -> dict[str, Any]:
+    """Return the units of a teacher's answers as plain data; nothing where they are the model's own."""
+    logs = {"log_variances": sorted(log_variances)} if log_variances else {}
+    return {} if scale is None else {"scale": scale.to_json(), **logs}
+
+
+def in_standard_units(
+    signals: dict[str, Tensor], scale: TargetScale | None, log_variances: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return the signals, those in the target's units in standard units."""
+    if scale is None:
+        return signals
+    logs = set(log_variances)
+    in_units = {name for name in signals if parse(name).is_answer} | logs
+    return {
+        name: scale.standard_tensor(values, log_variance=name in logs) if name in in_units else values
+        for name, values in signals.items()
+    }
 
 
 def _copy(preprocess: Preprocessor) -> Preprocessor:
     return Preprocessor(preprocess.mean, preprocess.std, preprocess.size)
 
 
-def _describe(preprocess: Preprocessor) -> dict[str, Any]:
+def described(preprocess: Preprocessor) -> dict[str, Any]:
+    """Return a model's preprocessing as plain data."""
     return {"mean": _numbers(preprocess.mean), "std": _numbers(preprocess.std), "size": preprocess.size}
 
 
@@ -324,5 +351,22 @@ def _numbers(values: Tensor | None) -> list[float] | str | None:
     return [float(str(number)) for number in values.detach().cpu().numpy().astype(np.float32)]
 
 
-def _ordinary(values: Tensor) -> Tensor:
-    return values.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+def answered(signals: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return what a model said of ``count`` samples as ordinary float32 tensors, copied.
+
+    Raises:
+        TeacherError: a signal has another number of rows.
+
+    """
+    for name, values in signals.items():
+        if values.dim() == 0 or values.shape[0] != count:
+            raise TeacherError(
+                f"The teacher's signal '{name}' has shape {tuple(values.shape)} for a batch of {count} "
+                "samples: its first dimension must be the batch."
+            )
+    # A copy made outside inference mode is an ordinary tensor: losses may save it for the backward pass.
+    with torch.inference_mode(False), torch.no_grad():
+        return {
+            name: values.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            for name, values in signals.items()
+        }

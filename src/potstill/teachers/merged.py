@@ -5,7 +5,9 @@ Shape legend: m members, b samples, c classes or outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,6 +17,8 @@ from potstill.core.errors import UsageError, did_you_mean
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.models.load import output_tensor
+from potstill.models.preprocess import Preprocessor
+from potstill.teachers.at_rest import Asked, as_source, facts_of_all, state_of_all, text_of_all
 from potstill.teachers.merge import (
     Mean,
     attention_weights,
@@ -25,21 +29,21 @@ from potstill.teachers.merge import (
     merge,
     unite,
 )
-from potstill.teachers.protocol import AskedByBatch, by_batch
+from potstill.teachers.model import LOGITS, Facts, Labelled, Reads, Source, Teacher
 
 Weighting = Literal["fixed", "confidence", "attention"]
 
 
-class MergedTeacher(AskedByBatch, nn.Module):
-    """Answers with the merged answer of its members; each member sees the inputs through its own preprocessing.
+class MergedTeacher:
+    """Answers with the merged answer of its members, which are models of any kind.
 
     When to use it: several models were trained on one task, or each knows some of the classes, and a student should
     learn from all. Every member's own logits are signals too: ``member1.logits``, ``member2.logits``, ...
 
     Args:
-        members: models, each with its preprocessing in front (``nn.Sequential(preprocess, model)``).
+        members: models at rest, or torch modules that see the inputs as they are.
         mean: ``probabilities`` for the mixture, ``logits`` for the geometric mean.
-        weighting: ``fixed``; ``confidence`` for a weight per sample, by the labels where `teach` is given them, else by
+        weighting: ``fixed``; ``confidence`` for a weight per sample, by the labels of a batch that has them, else by
             the entropy; ``attention`` for learned weights per sample, after `fit`.
         weights: one number per member for ``fixed``, equal when absent.
         known: for each member the classes of the data its outputs stand for, or None where that is all in order.
@@ -55,7 +59,7 @@ class MergedTeacher(AskedByBatch, nn.Module):
 
     def __init__(
         self,
-        members: Sequence[nn.Module],
+        members: Sequence[Source | nn.Module],
         *,
         mean: Mean = "probabilities",
         weighting: Weighting = "fixed",
@@ -65,7 +69,6 @@ class MergedTeacher(AskedByBatch, nn.Module):
         regression: bool = False,
         scales: Sequence[TargetScale | None] | None = None,
     ) -> None:
-        super().__init__()
         for value, choices in ((mean, get_args(Mean)), (weighting, get_args(Weighting))):
             if value not in choices:
                 raise UsageError(f"Unknown way to merge teachers: {value!r}.{did_you_mean(value, choices)}")
@@ -75,22 +78,22 @@ class MergedTeacher(AskedByBatch, nn.Module):
             raise UsageError("Values are merged with fixed weights: a number has no entropy and no classes.")
         if weights is not None and weighting != "fixed":
             raise UsageError(f"weights={list(weights)} are fixed, but weighting={weighting!r} makes its own. Give one.")
-        self.members = nn.ModuleList(members)
+        self.members = tuple(map(as_source, members))
         self.mean = mean
         self.weighting = weighting
         self.regression = regression
-        self.scales = list(scales or [None] * len(members))
+        self.scales = tuple(scales or [None] * len(members))
         self.signals = tuple(f"member{number}.logits" for number in range(1, len(members) + 1))
-        self.register_buffer("weights", fixed_weights(weights, len(members)))
-        self.weights: Tensor
-        self.gate: Tensor
-        self.register_buffer("gate", torch.zeros(0))
+        self.weights = fixed_weights(weights, len(members))
+        self.gate = torch.zeros(0)
+        """The attention weights; empty before they are learned."""
         self.num_classes = num_classes
-        self.partial = known is not None and any(classes is not None for classes in known)
-        if self.partial:
-            self._register_known(known or (), num_classes)
+        self.module = None
+        self.preprocess = Preprocessor()
+        partial = known is not None and any(classes is not None for classes in known)
+        self.known = self._tables(known or (), num_classes) if partial else ()
 
-    def _register_known(self, known: Sequence[Sequence[int] | None], num_classes: int | None) -> None:
+    def _tables(self, known: Sequence[Sequence[int] | None], num_classes: int | None) -> tuple[Tensor, ...]:
         if num_classes is None or len(known) != len(self.members):
             raise UsageError("known needs one entry per member, and num_classes.")
         if self.mean != "probabilities" or self.weighting == "attention":
@@ -106,79 +109,88 @@ class MergedTeacher(AskedByBatch, nn.Module):
                     f"{num_classes - 1}."
                 )
         check_known(tables, num_classes)
-        for number, table in enumerate(tables, 1):
-            self.register_buffer(f"known{number}", table)
-
-    def describe(self) -> dict[str, Any]:
-        """Return how the members are merged, as plain data; their weights and classes are buffers."""
-        described: dict[str, Any] = {"mean": self.mean, "weighting": self.weighting, "members": len(self.members)}
-        if any(self.scales):
-            described["scales"] = [None if scale is None else scale.to_json() for scale in self.scales]
-        return described
-
-    def extra_repr(self) -> str:
-        """Return what tells two of these apart in ``print(model)``."""
-        return f"scales={[scale and scale.to_json() for scale in self.scales]}" if any(self.scales) else ""
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Return ``logits`` (b, c), merged without labels, and each member's own."""
-        return self._answer(inputs, None)
-
-    def teach(self, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-        """Return what `forward` returns, merged by the labels where the weighting uses them: for training only."""
-        return self._answer(inputs, targets)
-
-    @torch.no_grad()
-    def fit(self, inputs: Sequence[Tensor], targets: Tensor) -> None:
-        """Learn the attention weights from samples with labels that no member was trained on.
-
-        Args:
-            inputs: batches of raw inputs.
-            targets: (n,) int64 classes of all of them, in order.
-
-        """
-        answers = [[output_tensor(member(batch)) for member in self.members] for batch in inputs]
-        logits = [torch.cat([answer[index] for answer in answers]) for index in range(len(self.members))]
-        self.gate = fit_attention(logits, targets).to(self.weights.device)
+        return tuple(tables)
 
     @property
-    def answer(self) -> Callable[[Batch], dict[str, Tensor]] | None:
-        """How it is asked where a member answers by id; see `potstill.teachers.protocol.by_batch`."""
-        by_id = any(by_batch(member_model(self, index)) for index in range(len(self.members)))
-        return self._answer_batch if by_id else None
+    def facts(self) -> Facts:
+        """What is known of it: what is known of all members."""
+        return facts_of_all(self.members, self.signals)
 
-    def _answer_batch(self, batch: Batch) -> dict[str, Tensor]:
-        logits = []
-        for index, member in enumerate(self.members):
-            ask = by_batch(member_model(self, index))
-            logits.append(output_tensor(member(batch.tensor)) if ask is None else ask(batch)["logits"])
-        return self._merged(logits, batch.targets)
+    def __str__(self) -> str:
+        """Return what tells two of these apart."""
+        scales = f"scales={[scale and scale.to_json() for scale in self.scales]}" if any(self.scales) else ""
+        return text_of_all("MergedTeacher", self.members, scales)
 
-    def _answer(self, inputs: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-        return self._merged([output_tensor(member(inputs)) for member in self.members], targets)
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that its answers depend on, by name."""
+        known = {f"known{number}": table for number, table in enumerate(self.known, 1)}
+        return {**state_of_all(self.members), "weights": self.weights, "gate": self.gate, **known}
 
-    def _merged(self, logits: Sequence[Tensor], targets: Tensor | None) -> dict[str, Tensor]:
+    def whole(self) -> nn.Module | None:
+        """Return one module from raw inputs to its answer; None where a member is no torch module."""
+        parts = [part for member in self.members if (part := member.whole()) is not None]
+        return _Whole(self, parts) if len(parts) == len(self.members) else None
+
+    def teaching(self, reads: Reads = LOGITS) -> Teacher:
+        """Return it frozen: a batch's labels weigh the members where it has any, so leave them out to measure it."""
+        teachers = [
+            member.teaching(Reads(precision=reads.precision, device=reads.device, scale=scale))
+            for member, scale in zip(self.members, self.scales, strict=True)
+        ]
+
+        def answer(batch: Batch) -> dict[str, Tensor]:
+            return self.merged([teacher(batch)["logits"] for teacher in teachers], batch.targets)
+
+        how: dict[str, Any] = {"mean": self.mean, "weighting": self.weighting, "members": len(self.members)}
         if any(self.scales):
-            logits = [
-                one if scale is None else scale.standard_tensor(one)
-                for one, scale in zip(logits, self.scales, strict=True)
-            ]
+            how["scales"] = [None if scale is None else scale.to_json() for scale in self.scales]
+        return Asked(self, "MergedTeacher", answer, reads, tuple(teachers), {"merge": how})
+
+    def with_weights(self, files: Mapping[int, Path], labelled: Labelled) -> MergedTeacher:
+        """Return a copy whose members have weights from files, and which has learned the weights of attention."""
+        changed = copy.copy(self)
+        changed.members = tuple(
+            member.with_weights({0: files[number]} if number in files else {}, labelled)
+            for number, member in enumerate(self.members, 1)
+        )
+        return changed.fit(labelled()) if self.weighting == "attention" else changed
+
+    def fit(self, batches: Sequence[Batch]) -> MergedTeacher:
+        """Return it with attention weights, learned from samples with labels that no member was trained on."""
+        logits: list[list[Tensor]] = []
+        for member in self.members:
+            with member.teaching() as teacher:
+                logits.append([teacher(batch)["logits"] for batch in batches])
+        targets = torch.cat([batch.targets for batch in batches if batch.targets is not None])
+        changed = copy.copy(self)
+        with torch.no_grad():
+            changed.gate = fit_attention([torch.cat(answers) for answers in logits], targets)
+        return changed
+
+    def merged(self, logits: Sequence[Tensor], targets: Tensor | None = None) -> dict[str, Tensor]:
+        """Return ``logits`` (b, c) and each member's own.
+
+        Args:
+            logits: (b, c) of each member, in the units to merge values in.
+            targets: (b,) labels, which weights by confidence go by; None to measure.
+
+        """
         own = dict(zip(self.signals, logits, strict=True))
+        device = logits[0].device
+        targets = None if targets is None else targets.to(device)
         if self.regression:
-            values = torch.stack([one.float() for one in logits])
-            return {"logits": (self.weights.reshape(-1, *[1] * logits[0].dim()) * values).sum(0), **own}
-        if self.partial:
-            known = [self.get_buffer(f"known{number}") for number in range(1, len(logits) + 1)]
-            for number, (one, table) in enumerate(zip(logits, known, strict=True), 1):
-                if one.shape[1] != len(table):
+            weights = self.weights.to(device).reshape(-1, *[1] * logits[0].dim())
+            return {"logits": (weights * torch.stack(list(logits)).float()).sum(0), **own}
+        if self.known:
+            known = [table.to(device) for table in self.known]
+            for number, (answers, table) in enumerate(zip(logits, known, strict=True), 1):
+                if answers.shape[1] != len(table):
                     raise UsageError(
-                        f"Member {number} answers with {one.shape[1]} classes, but {len(table)} were named for it."
+                        f"Member {number} answers with {answers.shape[1]} classes, but {len(table)} were named for it."
                     )
-            return {
-                "logits": unite(logits, known, self._weights(logits, None), num_classes=self.num_classes or 0),
-                **own,
-            }
-        shapes = {tuple(one.shape[1:]) for one in logits}
+            united = unite(logits, known, self._weights(logits, None), num_classes=self.num_classes or 0)
+            return {"logits": united, **own}
+        shapes = {tuple(answers.shape[1:]) for answers in logits}
         if len(shapes) > 1:
             raise UsageError(
                 f"The members answer with different numbers of classes, {sorted(shapes)}. Name the classes that each "
@@ -187,16 +199,25 @@ class MergedTeacher(AskedByBatch, nn.Module):
         return {"logits": merge(logits, self._weights(logits, targets), mean=self.mean), **own}
 
     def _weights(self, logits: Sequence[Tensor], targets: Tensor | None) -> Tensor:
+        device = logits[0].device
         if self.weighting == "fixed":
-            return self.weights
+            return self.weights.to(device)
         if self.weighting == "confidence":
             return confidence_weights(logits, targets)
         if not self.gate.numel():
             raise UsageError("The attention weights were not learned yet: call fit() on samples with labels first.")
-        return attention_weights(logits, self.gate)
+        return attention_weights(logits, self.gate.to(device))
 
 
-def member_model(merged: MergedTeacher, index: int) -> nn.Module:
-    """Return one member of a merged teacher, counted from 0, without the preprocessing in front of it."""
-    pair = merged.members[index]
-    return pair[1] if isinstance(pair, nn.Sequential) and len(pair) == 2 else pair
+class _Whole(nn.Module):
+    def __init__(self, model: MergedTeacher, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.model, self.parts = model, nn.ModuleList(parts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answers = [output_tensor(part(inputs)) for part in self.parts]
+        scaled = [
+            answer if scale is None else scale.standard_tensor(answer)
+            for answer, scale in zip(answers, self.model.scales, strict=True)
+        ]
+        return self.model.merged(scaled)["logits"]

@@ -14,8 +14,7 @@ from potstill.core.signals import Batch, Ragged, Signals
 from potstill.store.codecs import Codec
 from potstill.store.manifest import Dtype, Manifest, describe
 from potstill.store.reader import Store
-from potstill.teachers.live import LiveTeacher
-from potstill.teachers.protocol import signal_shapes
+from potstill.teachers.model import Facts, Teacher, signal_shapes
 
 
 class StoredTeacher:
@@ -46,9 +45,9 @@ class StoredTeacher:
                 )
 
     @property
-    def provides(self) -> frozenset[str]:
-        """Names of the signals in every answer."""
-        return frozenset(self._names)
+    def facts(self) -> Facts:
+        """What is known of it; the signals are those in every answer."""
+        return Facts(signals=frozenset(self._names), runtime="", by_id=True, views=self._store.manifest.views)
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +58,7 @@ class StoredTeacher:
         """Answer a batch.
 
         Returns:
-            float32 signals, (b, ...), on the device of ``batch.inputs``; values of a regression in float64 where
+            float32 signals, (b, ...), on the device of ``batch.tensor``; values of a regression in float64 where
             float32 would round them.
 
         Raises:
@@ -89,7 +88,7 @@ class StoredTeacher:
 
 
 def describe_recording(
-    teacher: LiveTeacher,
+    teacher: Teacher,
     example: Batch,
     *,
     ids: np.ndarray[Any, Any],
@@ -102,7 +101,7 @@ def describe_recording(
     shards: int | None = None,
     units: TargetScale | None = None,
 ) -> Manifest:
-    """Return the manifest of a store with all of a live teacher's signals.
+    """Return the manifest of a store with all of a teacher's signals.
 
     Args:
         teacher: will be asked about the first sample of ``example``, for the shapes of its signals.

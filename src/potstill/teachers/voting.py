@@ -11,9 +11,9 @@ import math
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.signals import Batch
-from potstill.models.load import output_tensor
-from potstill.teachers.protocol import AskedByBatch
+from potstill.models.preprocess import Preprocessor
+from potstill.teachers.at_rest import Asked, as_source, facts_of_all, state_of_all, text_of_all
+from potstill.teachers.model import LOGITS, Facts, Labelled, Reads, Source, Teacher
 
 ANSWERED = "answered"
 """The signal that says whether a sample was answered, (b, 1): 1, or 0 where the teachers abstained."""
@@ -79,7 +80,7 @@ class Votes:
             )
 
 
-class VotingTeacher(AskedByBatch, nn.Module):
+class VotingTeacher:
     """Answers with the class that most members vote for, after noise on the counts, or not at all.
 
     When to use it: the members were trained on *disjoint* parts of data that must stay private, and a student, trained
@@ -98,7 +99,7 @@ class VotingTeacher(AskedByBatch, nn.Module):
     half is as private; samples that are asked again then count twice.
 
     Args:
-        members: classifiers, each with its preprocessing in front (``nn.Sequential(preprocess, model)``).
+        members: classifiers at rest, or torch modules that see the inputs as they are.
         votes: how votes are counted.
         secret: a file for the secret, made when it does not exist; in memory only when absent.
 
@@ -111,40 +112,56 @@ class VotingTeacher(AskedByBatch, nn.Module):
 
     """
 
-    def __init__(self, members: Sequence[nn.Module], votes: Votes, *, secret: Path | str | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, members: Sequence[Source | nn.Module], votes: Votes, *, secret: Path | str | None = None
+    ) -> None:
         if len(members) < 2 or (votes.at_least or 0) > len(members):
             raise UsageError(
                 f"{votes} with {len(members)} members: a vote needs two members at least, and at_least no more than "
                 "there are."
             )
-        self.members = nn.ModuleList(members)
+        self.members = tuple(map(as_source, members))
         self.votes = votes
-        self.signals = (ANSWERED,)
-        # As a buffer, so that the settings are part of what identifies the teacher.
-        settings = [math.nan if value is None else float(value) for value in asdict(votes).values()]
-        self.register_buffer("settings", torch.tensor(settings, dtype=torch.float64))
-        self.settings: Tensor
-        self._file = None if secret is None else Path(secret)
-        self._secret: bytes | None = None
+        self.secret = Secret(None if secret is None else Path(secret))
+        self.module = None
+        self.preprocess = Preprocessor()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the secret out of copies and saved models; a copy reads the file again, or draws its own."""
-        return {**self.__dict__, "_secret": None}
+    @property
+    def facts(self) -> Facts:
+        """What is known of it: it is never asked only to measure it, and an answer without an id must not exist."""
+        return replace(facts_of_all(self.members, (ANSWERED,)), private=True, by_id=True)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Refuse: noise needs to know which sample is asked about, and an answer without noise must not exist."""
-        raise TeacherError(
-            f"A vote was asked for {len(inputs)} inputs without ids, which would be one without its noise. "
-            "Ask answer(batch); measure the student instead of this teacher, because every question spends privacy."
-        )
+    def __str__(self) -> str:
+        """Return what tells two of these apart."""
+        return text_of_all("VotingTeacher", self.members)
 
-    @torch.no_grad()
-    def answer(self, batch: Batch) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """Return the members' tensors and the settings, which are part of what identifies the teacher."""
+        settings = [math.nan if value is None else float(value) for value in asdict(self.votes).values()]
+        return {**state_of_all(self.members), "settings": torch.tensor(settings, dtype=torch.float64)}
+
+    def whole(self) -> None:
+        """Return nothing: an answer without its noise must not exist."""
+
+    def teaching(self, reads: Reads = LOGITS) -> Teacher:
+        """Return it frozen."""
+        teachers = [member.teaching(Reads(precision=reads.precision, device=reads.device)) for member in self.members]
+
+        def answer(batch: Batch) -> dict[str, Tensor]:
+            return self.vote(batch, [teacher(batch)["logits"] for teacher in teachers])
+
+        return Asked(self, "VotingTeacher", answer, reads, tuple(teachers))
+
+    def with_weights(self, _files: Mapping[int, Path], _labelled: Labelled) -> VotingTeacher:
+        """Return itself: its members come finished."""
+        return self
+
+    def vote(self, batch: Batch, answers: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the vote on each sample.
 
         Args:
             batch: b samples, each in view 0.
+            answers: (b, c) logits of each member.
 
         Returns:
             ``logits`` (b, c): log(1 − 1e-4) for the class, the rest shared by the others; all 0, the uniform
@@ -159,7 +176,7 @@ class VotingTeacher(AskedByBatch, nn.Module):
                 "A voting teacher was asked about several views of one sample. Each question spends privacy: "
                 "set store.views to 1."
             )
-        counts = self.count(batch.tensor)
+        counts = count(answers)
         noise = self._noise(batch, counts.shape[1] + 1).to(counts.device)
         winner = (counts + self.votes.noise * noise[:, 1:]).argmax(1)
         largest = counts.max(1).values
@@ -170,31 +187,48 @@ class VotingTeacher(AskedByBatch, nn.Module):
             answered = largest >= self.votes.at_least
         return {"logits": vote_logits(winner, answered, counts.shape[1]), ANSWERED: answered.float()[:, None]}
 
-    @torch.no_grad()
-    def count(self, inputs: Tensor) -> Tensor:
-        """Return the exact number of votes of each class, (b, c) float64. Private: nothing of it may be given away."""
-        answers = [output_tensor(member(inputs.to(self.settings.device))) for member in self.members]
-        shapes = {tuple(answer.shape[1:]) for answer in answers}
-        if len(shapes) > 1 or len(answers[0].shape) != 2 or answers[0].shape[1] < 2:
-            raise TeacherError(
-                f"The members answer each sample with {sorted(shapes)} numbers. A vote needs members that all answer "
-                "with one number for each of the same two or more classes."
-            )
-        if not all(bool(answer.isfinite().all()) for answer in answers):
-            raise TeacherError("A member answered with numbers that are not finite. Check its weights and inputs.")
-        return sum(nn.functional.one_hot(answer.argmax(1), answer.shape[1]).double() for answer in answers)  # type: ignore[return-value]
-
     def _noise(self, batch: Batch, count: int) -> Tensor:
         """Return ``count`` standard normal numbers for each sample, (b, count) float64."""
-        if self._secret is None:
-            self._secret = (
-                secrets.token_bytes(_SECRET_BYTES) if self._file is None else read_secret(self._file, self._purpose())
-            )
         contents = np.ascontiguousarray(batch.tensor.detach().cpu().numpy())
-        return secret_normal(self._secret, batch.ids.numpy(), contents, count)
+        secret = self.secret.of(lambda: fingerprint.of_state(self.state()))
+        return secret_normal(secret, batch.ids.numpy(), contents, count)
 
-    def _purpose(self) -> str:
-        return fingerprint.of_state(dict(self.named_parameters()) | dict(self.named_buffers()))
+
+class Secret:
+    """What the noise of one teacher is made of: in a file, or in memory, and then in no copy and no pickle."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.key: bytes | None = None
+
+    def of(self, purpose: Callable[[], str]) -> bytes:
+        """Return the secret, drawn or read when it is first needed, for the teacher that ``purpose`` identifies."""
+        if self.key is None:
+            self.key = secrets.token_bytes(_SECRET_BYTES) if self.file is None else read_secret(self.file, purpose())
+        return self.key
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the secret out of copies and saved models; a copy reads the file again, or draws its own."""
+        return {**self.__dict__, "key": None}
+
+
+def count(answers: Sequence[Tensor]) -> Tensor:
+    """Return the exact number of votes of each class, (b, c) float64. Private: nothing of it may be given away.
+
+    Args:
+        answers: (b, c) logits of each member.
+
+    """
+    shapes = {tuple(answer.shape[1:]) for answer in answers}
+    if len(shapes) > 1 or len(answers[0].shape) != 2 or answers[0].shape[1] < 2:
+        raise TeacherError(
+            f"The members answer each sample with {sorted(shapes)} numbers. A vote needs members that all answer "
+            "with one number for each of the same two or more classes."
+        )
+    if not all(bool(answer.isfinite().all()) for answer in answers):
+        raise TeacherError("A member answered with numbers that are not finite. Check its weights and inputs.")
+    votes = torch.stack([nn.functional.one_hot(answer.argmax(1), answer.shape[1]).double() for answer in answers])
+    return votes.sum(0)
 
 
 def vote_logits(winner: Tensor, answered: Tensor, num_classes: int) -> Tensor:

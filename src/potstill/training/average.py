@@ -16,6 +16,7 @@ from potstill.models.load import model_signals
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where
 from potstill.teachers.live import LiveTeacher
+from potstill.teachers.model import Facts
 from potstill.training.checkpoint import put_back, tensors_of
 from potstill.training.optimiser import update_average
 
@@ -88,9 +89,9 @@ class Follower:
         )
 
     @property
-    def provides(self) -> frozenset[str]:
-        """Names of the signals in every answer."""
-        return self._live.provides
+    def facts(self) -> Facts:
+        """What is known of it."""
+        return self._live.facts
 
     def __call__(self, batch: Batch) -> Signals:
         """Answer a batch."""

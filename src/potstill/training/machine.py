@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from potstill.core.signals import Batch, Signals
 from potstill.objective import Objective
 from potstill.recipe.schema import Training
-from potstill.teachers.protocol import Teacher
+from potstill.teachers.model import Model
 from potstill.training.stages import Stage
 from potstill.training.synchronise import Switch
 from potstill.training.trainee import Trainee
@@ -32,7 +32,7 @@ class Machine:
     optimiser: torch.optim.Optimizer
     parameters: tuple[nn.Parameter, ...]
     objective: Objective
-    teacher: Teacher | None
+    teacher: Model | None
     settings: Training
     stages: tuple[Stage, ...]
     switch: Switch

@@ -19,7 +19,7 @@ from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.taps import tap
 from potstill.objective import Objective, Term, check, heads_for
 from potstill.recipe.schema import Training
-from potstill.teachers.protocol import Teacher
+from potstill.teachers.model import Model
 from potstill.training.average import AverageTeacher, Follower
 from potstill.training.dot import Dot
 from potstill.training.machine import Machine
@@ -143,7 +143,7 @@ def leave_to_device(optimiser: torch.optim.Optimizer, device: torch.device) -> t
 
 def _teacher(
     student: nn.Module, spec: Spec, objective: Objective, *, dtype: torch.dtype | None, device: torch.device
-) -> Teacher | None:
+) -> Model | None:
     """Return who answers in each step: for an average of the student, that average as it is in the beginning."""
     if not isinstance(spec.teacher, AverageTeacher):
         return spec.teacher
@@ -210,7 +210,7 @@ def check_sides(objective: Objective, settings: Training) -> None:
         )
 
 
-def build_heads(trainee: Trainee, objective: Objective, spec: Spec, teacher: Teacher | None) -> nn.ModuleDict:
+def build_heads(trainee: Trainee, objective: Objective, spec: Spec, teacher: Model | None) -> nn.ModuleDict:
     """Run some samples through student and teacher, check the objective on their signals, and build its heads."""
     if objective.needs_teacher and teacher is None:
         raise TeacherError(
@@ -221,14 +221,14 @@ def build_heads(trainee: Trainee, objective: Objective, spec: Spec, teacher: Tea
     batch = spec.stream.first(PROBE if fitted else 2)
     taught = None
     if teacher is not None and objective.needs_teacher:
-        missing = sorted(objective.teacher_signals - teacher.provides)
+        missing = sorted(objective.teacher_signals - teacher.facts.signals)
         if missing:
             how = "Tap those layers of the teacher, or record them."
             if INPUT_GRADIENT in missing:
                 how = f"For {INPUT_GRADIENT}, make the LiveTeacher with input_gradient=True. {how}"
             raise TeacherError(
                 f"The objective reads the teacher's {', '.join(missing)}, but the teacher provides "
-                f"{', '.join(sorted(teacher.provides))}. {how}"
+                f"{', '.join(sorted(teacher.facts.signals))}. {how}"
             )
         taught = {name: signal.to(trainee.device) for name, signal in teacher(batch).items()}
     trainee.eval()

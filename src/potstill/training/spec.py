@@ -16,7 +16,7 @@ from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where
 from potstill.objective import Objective
 from potstill.recipe.schema import Augment, Training
-from potstill.teachers.protocol import Teacher
+from potstill.teachers.model import Model
 from potstill.training.average import AverageTeacher
 from potstill.training.validate import Metric
 
@@ -47,7 +47,7 @@ class Spec:
     settings: Training
     preprocess: Preprocessor
     seed: int = 0
-    teacher: Teacher | AverageTeacher | None = None
+    teacher: Model | AverageTeacher | None = None
     taps: Mapping[str, Where] = field(default_factory=dict)
     steps: int | None = None
     metric: Metric | None = None

@@ -60,11 +60,6 @@ class Trees(nn.Module):
         self.register_buffer("sides", torch.full((2, trees, splits), -1, dtype=torch.int32))
         self.register_buffer("leaves", torch.zeros(trees, num_leaves))
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all tensors. Trees count no parameters and multiply nothing: a network's sizes do not compare."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.buffers())
-
     def grown(self, trees: Sequence[Tree]) -> None:
         """Take over trees; tree i adds to output i modulo c.
 
