@@ -21,7 +21,7 @@ from potstill.models.together import Together
 from potstill.models.zoo.trees import Trees
 from potstill.objective import Objective, Term, preset
 from potstill.recipe.schema import Augment, Training
-from potstill.training import Spec, learner_of
+from potstill.training import Metric, Spec, learner_of
 from potstill.training.boosted import _Booster, boost, check_boosted
 
 
@@ -75,6 +75,29 @@ def test_the_grown_model_answers_as_lightgbm_does(toys: ModuleType, tmp_path: Pa
     assert len(rows) == 12 == result.steps
     assert rows[result.best_epoch - 1]["validation_metric"] == max(row["validation_metric"] for row in rows)
     assert rows[0]["train_loss"] > rows[-1]["train_loss"]
+
+
+def test_a_round_without_a_split_leaves_the_answers_as_they_are(toys: ModuleType, tmp_path: Path) -> None:
+    """Leaves of half of the samples cannot be split in every round: LightGBM then counts fewer rounds."""
+    seen: list[int] = []
+
+    def score(*_: object) -> float:
+        seen.append(1)
+        return -abs(len(seen) - 20.0)
+
+    student = trees(rounds=40, min_data_in_leaf=29, rows=0.97)
+    spec = spec_of(toys, metric=Metric("the 20th round", score))
+    result = boost(student, spec, tmp_path, device="cpu")
+    assert result.best_epoch == 20
+    again = _Booster(student, spec)
+    for _ in range(result.best_epoch):
+        again.round(0.0)
+    assert 1 < again.booster.current_iteration() < result.best_epoch
+    inputs = spec.data.train.fetch(np.arange(60))
+    expected = again.booster.predict(inputs.numpy(), raw_score=True)
+    np.testing.assert_allclose(student(inputs)[:, 0].numpy(), expected, atol=1e-5)
+    with pytest.raises(UsageError, match=r"cannot grow trees on these 60 samples.*min_data_in_leaf=61"):
+        boost(trees(min_data_in_leaf=61), spec, tmp_path / "other", device="cpu")
 
 
 def test_a_threshold_between_two_32_bit_numbers_sends_both_to_their_sides() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from potstill.core.errors import DivergedError, UsageError
@@ -102,23 +104,24 @@ def boost(
     began, folder = time.monotonic(), Path(folder)
     booster = _Booster(trees, spec)
     rows: list[dict[str, Any]] = []
-    best, kept = None, 0
+    best, kept, iterations = None, 0, 0
     minutes = spec.settings.minutes
-    with progress(label, trees.rounds, unit="rounds") as advance:
+    with progress(label, trees.rounds, unit="rounds") if accelerator.is_main_process else nullcontext() as advance:
         for number in range(trees.rounds):
-            if minutes is not None and number and time.monotonic() - began >= 60.0 * minutes:
+            if minutes is not None and number and _elapsed(began, accelerator) >= 60.0 * minutes:
                 break
             row, validation = booster.round(number / trees.rounds)
             if is_better(validation, best, spec.metric):
-                best, kept = validation, number + 1
+                best, kept, iterations = validation, number + 1, booster.booster.current_iteration()
             rows.append({"epoch": number + 1, "step": number + 1, "seconds": time.monotonic() - began, **row})
-            advance()
+            if advance is not None:
+                advance()
     if best is None:
         raise DivergedError(
             f"Validation gave no usable number in any of {len(rows)} rounds: the student's outputs are NaN or "
             "infinite. Look at the targets and the teacher's answers, or lower student.args.learning_rate."
         )
-    trees.grown(booster.trees(kept))
+    trees.grown(booster.trees(iterations))
     trees.eval()
     result = Result(
         weights=folder / "weights.safetensors",
@@ -139,6 +142,12 @@ def boost(
     return result
 
 
+def _elapsed(began: float, accelerator: Accelerator) -> float:
+    """Return the main process's seconds on every process, so that all stop after the same round."""
+    seconds: list[float] = [time.monotonic() - began]
+    return float((broadcast_object_list(seconds) if accelerator.num_processes > 1 else seconds)[0])
+
+
 def seconds_boosted(student: nn.Module, spec: Spec, _: torch.device) -> float:
     """Return how long growing takes, by its first rounds; the teacher's answers are not asked for."""
     trees = _trees_in(student)
@@ -154,7 +163,7 @@ class _Booster:
 
     def __init__(self, student: Trees, spec: Spec) -> None:
         lightgbm: Any = require("lightgbm", feature="a lightgbm student", extra="lightgbm")
-        self.student, self.spec = student, spec
+        self.student, self.spec, self._error = student, spec, lightgbm.basic.LightGBMError
         self.batch = spec.stream.first(len(spec.stream.samples))
         self.taught = _asked(spec, self.batch)
         settings = {
@@ -194,7 +203,13 @@ class _Booster:
             return "validation", 0.0, True
 
         data = self.spec.data
-        self.booster.update(fobj=derivatives)
+        try:
+            self.booster.update(fobj=derivatives)
+        except self._error as error:
+            raise UsageError(
+                f"LightGBM cannot grow trees on these {len(self.batch)} samples. Are all features constant, or is "
+                f"student.args.min_data_in_leaf={self.student.min_data_in_leaf} too many for them?"
+            ) from error
         self.booster.eval_valid(look)
         validation: Validation = seen["validation"]
         row = {
@@ -206,9 +221,11 @@ class _Booster:
         }
         return row, validation
 
-    def trees(self, rounds: int) -> list[Tree]:
-        """Return the trees of the first rounds."""
-        model = self.booster.dump_model(num_iteration=rounds)
+    def trees(self, iterations: int) -> list[Tree]:
+        """Return the trees of the first iterations; a round in which nothing could be split was none."""
+        if iterations == 0:  # LightGBM takes 0 for all
+            return []
+        model = self.booster.dump_model(num_iteration=iterations)
         return [_tree(entry["tree_structure"]) for entry in model["tree_info"]]
 
     def _features(self, batch: Batch) -> Array:
