@@ -21,6 +21,7 @@ from potstill.data import Data
 from potstill.evaluation.predict import evaluating
 from potstill.models import Preprocessor
 from potstill.models.load import output_tensor
+from potstill.pipeline.earlier import exported_in, open_student
 from potstill.recipe import schema
 from potstill.teachers import TorchModel
 from potstill.teachers.answers import Array, are_names, matched, no_logits, order_of, settle
@@ -307,6 +308,9 @@ def _opened(
         return _endpoint(section.endpoint, wanted, place)
     if path is None:
         raise TypeError("a teacher that is a file needs its path")
+    folder = exported_in(path)
+    if folder is not None:
+        return open_student(path, folder, section, wanted, place=place)
     return open_file(
         path,
         wanted,

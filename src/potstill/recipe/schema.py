@@ -176,7 +176,9 @@ class AnyModel(Model):
         False,
         description="read torch files, with weights_only=True; joblib, pickle and torch programs that can run code",
     )
-    file: str | None = Field(None, description="a trained model of any framework, or its recorded answers")
+    file: str | None = Field(
+        None, description="a trained model of any framework, its recorded answers, or the run folder of a student"
+    )
     answers: Answers | None = Field(
         None, description="what it answers with; needed where the kind of file does not say it"
     )
