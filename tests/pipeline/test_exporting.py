@@ -36,7 +36,7 @@ def test_a_refused_int8_file_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(exporting, "quantize", lambda *_: None)
     monkeypatch.setattr(exporting, "grouped_convolutions", lambda _: grouped)
     monkeypatch.setattr(exporting, "_checked", lambda *_: {**entry, "remarks": []})
-    monkeypatch.setattr(exporting, "_predicted", lambda *_: None)
+    monkeypatch.setattr(exporting, "predicted", lambda *_: None)
     monkeypatch.setattr(exporting, "_calibration", lambda _: ())
     nothing: Any = None
     job: Any = Nobody()

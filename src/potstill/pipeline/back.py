@@ -19,19 +19,17 @@ from torch import nn
 from potstill.core.files import write_json, write_text
 from potstill.core.scale import TargetScale
 from potstill.data.samples import Samples
-from potstill.evaluation import predict
 from potstill.evaluation.delete_one import of_mean
 from potstill.evaluation.intervals import interval, spare
-from potstill.models import Preprocessor, load_weights
+from potstill.models import load_weights
 from potstill.models.beside_weights import copied
 from potstill.models.last_layer import answer_in_standard_units
 from potstill.objective import preset
 from potstill.pipeline.build import Job
 from potstill.pipeline.making import Making
-from potstill.pipeline.proof import Array, best_seed
-from potstill.pipeline.stages import in_target_units
+from potstill.pipeline.proof import Array, best_seed, predicted
 from potstill.recipe.schema import BackToTeacher, Training
-from potstill.teachers import LiveTeacher, Source
+from potstill.teachers import LiveTeacher, Source, TorchModel
 from potstill.teachers.at_rest import copy_of
 from potstill.training import Result, Spec, train
 
@@ -135,8 +133,7 @@ def _scores(job: Job, model: nn.Module, samples: Samples, scale: TargetScale | N
 
     ``scale`` is what turns the model's values into standard units, where it answers in others.
     """
-    answers = _answers(job, model, job.teacher_at(0).preprocess, samples)
-    answers = in_target_units(job, answers if scale is None else scale.standard(answers))
+    answers = predicted(job, TorchModel(model, job.teacher_at(0).preprocess), samples, scale=scale)
     if job.data.task == "classification":
         right: Array = (answers.argmax(1) == samples.targets).astype(np.float64)
         return right
@@ -145,19 +142,14 @@ def _scores(job: Job, model: nn.Module, samples: Samples, scale: TargetScale | N
     return gain
 
 
-def _answers(job: Job, model: nn.Module, preprocess: Preprocessor, samples: Samples) -> Array:
-    size = job.recipe.evaluation.batch_size
-    return predict(model, samples, preprocess=preprocess, batch_size=size, device=job.device)
-
-
 def doubtful(made: Making) -> list[dict[str, Any]]:
     """Return the training samples whose label both models are sure is another, the surest first."""
     job, teacher = made.job, made.teacher()
     train_split = job.data.train
     student = made.deployed(best_seed(job, made.out), "distilled")
     answers = {
-        "teacher": _answers(job, copy_of(teacher), teacher.preprocess, train_split),
-        "student": _answers(job, student, job.student.preprocess, train_split),
+        "teacher": predicted(job, TorchModel(copy_of(teacher), teacher.preprocess), train_split),
+        "student": predicted(job, TorchModel(student, job.student.preprocess), train_split),
     }
     probs = {name: torch.from_numpy(one).double().softmax(1).numpy() for name, one in answers.items()}
     named = {name: one.argmax(1) for name, one in probs.items()}

@@ -18,7 +18,7 @@ from potstill.core.progress import progress
 from potstill.data import Stream
 from potstill.data.columns import Column
 from potstill.data.samples import Samples
-from potstill.evaluation import latency, predict
+from potstill.evaluation import latency
 from potstill.evaluation.verdict import WORDS
 from potstill.export import (
     OnnxModel,
@@ -36,10 +36,10 @@ from potstill.pipeline.judging import loss_of
 from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.making import Making
-from potstill.pipeline.proof import EXAMPLES, Array, best_seed, temperatures
-from potstill.pipeline.stages import in_target_units
+from potstill.pipeline.proof import EXAMPLES, Array, best_seed, predicted, temperatures
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import METRICS
+from potstill.teachers import TorchModel
 
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 PARITY = "parity.json"
@@ -126,24 +126,12 @@ def _measured(out: Path, seed: int) -> Array:
 def _check_unchanged(job: Job, model: nn.Module, test: _Answers, out: Path) -> None:
     """Refuse weights that answer otherwise than they did when the test split was read."""
     first = test.samples.take(slice(0, EXAMPLES))
-    again = _predicted(job, model, first)
+    again = predicted(job, TorchModel(model, job.student.preprocess), first)
     if not parity(test.outputs[: len(first)], again, first.targets, job.data.task, exact=True).ok:
         raise PotstillError(
             f"The weights of the student in {out} do not answer as they did when they were measured: they were changed "
             "or damaged since. Nothing was exported. Give the `potstill run` command of this folder again."
         )
-
-
-def _predicted(job: Job, model: nn.Module, samples: Samples, label: str = "predict") -> Array:
-    values = predict(
-        model,
-        samples,
-        preprocess=job.student.preprocess,
-        batch_size=job.recipe.evaluation.batch_size,
-        device=job.device,
-        label=label,
-    )
-    return in_target_units(job, values)
 
 
 def _write(
@@ -191,7 +179,8 @@ def _int8(job: Job, model: nn.Module, exact: Path, path: Path, test: _Answers) -
     except PotstillError as error:
         return {**_unmeasured(job, path, "onnx-int8"), "ok": False, "reasons": [str(error)]}
     validation = job.data.validation
-    answers = _predicted(job, model, validation, "distilled on the validation split")
+    student = TorchModel(model, job.student.preprocess)
+    answers = predicted(job, student, validation, "distilled on the validation split")
     splits = [test, _Answers(validation, answers)]
     entry = _checked(job, path, "onnx-int8", splits)
     if not entry["ok"]:

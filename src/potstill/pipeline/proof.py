@@ -68,12 +68,13 @@ def predict_test(made: Making) -> None:
         on_test, held[kind] = [], []
         for seed in seeds(job):
             student = TorchModel(made.deployed(seed, kind), job.student.preprocess)
-            on_test.append(_predicted(job, student, None, f"{kind} {seed}"))
+            on_test.append(predicted(job, student, test, f"{kind} {seed} on the test split"))
             if job.data.task == "classification":
-                held[kind].append(_predicted(job, student, None, f"{kind} {seed}", "validation"))
+                label = f"{kind} {seed} on the validation split"
+                held[kind].append(predicted(job, student, job.data.validation, label))
         found[kind] = np.stack(on_test)
-    for name, other in other_models(made).items():
-        found[f"{OTHER}{name}"] = _predicted(job, *other, name)
+    for name, (other, scale) in other_models(made).items():
+        found[f"{OTHER}{name}"] = predicted(job, other, test, f"{name} on the test split", scale)
     if job.data.task == "classification":
         labels = job.data.validation.targets
         fitted = {name: [calibrate(logits, labels).to_json() for logits in each] for name, each in held.items()}
@@ -106,13 +107,14 @@ def _asked(job: Job, teacher: Source, samples: Samples, label: str) -> Array:
         return stages.answers_to(job, asked, samples, label)
 
 
-def _predicted(job: Job, model: Source, scale: TargetScale | None, name: str, split: str = "test") -> Array:
+def predicted(
+    job: Job, model: Source, samples: Samples, label: str = "predict", scale: TargetScale | None = None
+) -> Array:
     """Return what a model answers to a split, (n, k), in the target's units; ``scale`` where it answers in others."""
-    samples, label, whole = job.data.splits[split], f"{name} on the {split} split", model.whole()
+    whole, size = model.whole(), job.recipe.evaluation.batch_size
     if whole is None:
         with model.teaching(Reads(device=job.device, scale=scale)) as asked:
             return stages.answers_to(job, asked, samples, label)
-    size = job.recipe.evaluation.batch_size
     values = predict(whole, samples, preprocess=nn.Identity(), batch_size=size, device=job.device, label=label)
     return stages.in_target_units(job, values if scale is None else scale.standard(values))
 
