@@ -24,10 +24,13 @@ LOST = "its accuracy is 0.2220 where torch has 0.5560"
 
 
 class Nobody:
-    """A job of which only the validation split is asked for."""
+    """A job of which only the validation split and the student's preprocess are asked for."""
 
     class data:  # noqa: N801
         validation = None
+
+    class student:  # noqa: N801
+        preprocess = nn.Identity()
 
 
 @pytest.mark.parametrize("grouped", [3, 0])
