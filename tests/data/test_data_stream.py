@@ -11,7 +11,7 @@ import torch
 
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
-from potstill.data import Stream, make_samples, num_batches
+from potstill.data import Stream, make_samples
 from potstill.data.samples import Rows
 
 
@@ -47,7 +47,7 @@ def test_an_epoch_has_every_sample_once_in_a_seeded_order():
     samples = split()
     found = list(Stream(samples).epoch(2, 16, order=3))
     assert [len(batch) for batch in found] == [16, 16, 16, 2]
-    assert len(found) == num_batches(50, 16)
+    assert len(found) == len(Stream(samples).sizes(16))
     ids = torch.cat([batch.ids for batch in found]).numpy()
     np.testing.assert_array_equal(ids, 1000 + random.permutation(50, 3, 2))
     assert sorted(ids) == list(range(1000, 1050))
@@ -79,7 +79,7 @@ def test_without_shuffle_rows_come_in_order():
 )
 def test_sizes_of_batches(count, size, order, expected):
     assert [len(batch) for batch in Stream(split(count)).epoch(0, size, order=order)] == expected
-    assert order is None or num_batches(count, size) == len(expected)
+    assert order is None or Stream(split(count)).sizes(size) == expected
 
 
 def test_start_and_stop_skip_without_loading():

@@ -74,6 +74,60 @@ def test_hurt() -> None:
     assert "loses 1.2 points of accuracy against the same student trained alone" in verdict.sentences[0]
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "headline", "sentence"),
+    [
+        (
+            (0.001, -0.002, 0.004),
+            (0.05, 0.03, 0.07),
+            "The teacher's labels are enough.",
+            "the teacher's labels are enough",
+        ),
+        ((-0.02, -0.03, -0.01), (0.05, 0.03, 0.07), "The teacher's labels are better", "it loses 2.0 points"),
+        (
+            (0.02, 0.01, 0.03),
+            (0.03, 0.02, 0.04),
+            "",
+            "it gains 2.0 points of accuracy (95 % interval 1.0 to 3.0, 3 seeds)",
+        ),
+        (
+            (0.003, -0.01, 0.016),
+            (0.05, 0.03, 0.07),
+            "",
+            "that may be chance, so that the teacher's labels may do as well",
+        ),
+        ((0.001, -0.002, 0.004), (0.00, -0.02, 0.02), "", "the teacher's labels are enough"),
+    ],
+)
+def test_the_teachers_labels_may_be_enough(
+    soft: tuple[float, ...], hard: tuple[float, ...], headline: str, sentence: str
+) -> None:
+    scores = {name: {"accuracy": 0.9} for name in ("teacher", "alone", "pseudo", "distilled")}
+    verdict = judge(
+        metric="accuracy",
+        scores=scores,
+        differences={
+            "distilled-alone": {"accuracy": Difference(0.05, 0.03, 0.07)},
+            "distilled-pseudo": {"accuracy": Difference(*soft)},
+            "pseudo-alone": {"accuracy": Difference(*hard)},
+        },
+        parameters={},
+        num_seeds=3,
+        num_examples=1000,
+    )
+    assert verdict.helped == "yes"
+    helped = "Distillation helped: 5.0 points of accuracy more than the same student trained alone."
+    assert verdict.headline.startswith(f"{helped} {headline}".strip())
+    assert bool(headline) == (verdict.headline != helped)
+    assert sentence in verdict.sentences[1]
+    assert verdict.sentences[1].endswith("from the one trained alone.")
+
+
+def test_differences_of_rounding_are_none() -> None:
+    verdict = accuracy(3e-17, -0.012, 0.012)
+    assert "differs by +0.0 points of accuracy" in verdict.sentences[0]
+
+
 def test_no_gain_worth_having() -> None:
     verdict = accuracy(0.001, -0.002, 0.004)
     assert verdict.helped == "no"

@@ -90,8 +90,8 @@ def test_a_student_is_built_once_to_be_looked_at_and_then_for_each_training_and_
     monkeypatch.setattr(makers, "build", build)
     run(recipe, out=tmp_path / "run")
     students = Counter(seed for width, seed in built if width == 6)
-    assert students == {0: 1 + 4 + 1, 1: 1 + 4}
+    assert students == {0: 1 + 6 + 1, 1: 1 + 6}
     assert len(built) == students.total() + 1, "the teacher is built once"
     del built[:]
     run(recipe, out=tmp_path / "run")  # all is there: the weights of each are asked what they compute
-    assert Counter(seed for width, seed in built if width == 6) == {0: 1 + 2 + 1, 1: 1 + 2}
+    assert Counter(seed for width, seed in built if width == 6) == {0: 1 + 3 + 1, 1: 1 + 3}

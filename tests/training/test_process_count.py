@@ -53,7 +53,7 @@ def test_the_trajectory_does_not_depend_on_the_number_of_processes(
 ) -> None:
     count, folder = launched
     worker = worker_module(toys)
-    assert len(worker.PROCESS_VARIANTS) == 8
+    assert len(worker.PROCESS_VARIANTS) == 10
     for name, variant in worker.PROCESS_VARIANTS.items():
         student, _ = worker.run(variant, tmp_path / name)
         known = rows(tmp_path / name)

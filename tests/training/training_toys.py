@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.core.signals import Batch
+from potstill.data.few import hide_labels
 from potstill.data.samples import Data, Rows, make_samples
 from potstill.data.stream import Stream
 from potstill.losses import (
@@ -42,6 +43,11 @@ def image_data(train: int = 26, validation: int = 12, classes: int = 3) -> Data:
     bounds = [0, train, train + validation, total]
     splits = [split(inputs[a:b], targets[a:b], a) for a, b in pairwise(bounds)]
     return Data(*splits, "classification", tuple("abc")[:classes], "image", (2, 6, 6), classes)
+
+
+def few_data(labels: int = 6) -> Data:
+    """The same images, of which students see the labels of some."""
+    return hide_labels(image_data(), labels, 0)
 
 
 def vector_data(train: int = 60, validation: int = 20, columns: int = 1) -> Data:
@@ -122,6 +128,15 @@ def objective() -> Objective:
             Term(hint_mse, 0.5, on="hidden"),
         ]
     )
+
+
+def few() -> Objective:
+    """Hard terms, soft ones and one on relations, where labels are few."""
+    return Objective([*few_apart().terms, Term(similarity_preserving, 5.0, on="hidden")])
+
+
+def few_apart() -> Objective:
+    return Objective([Term(cross_entropy, 0.3), Term(forward_kl, 0.7, temperature=2.0)])
 
 
 def relations() -> Objective:

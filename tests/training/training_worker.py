@@ -37,6 +37,8 @@ PROCESS_VARIANTS = {
     ),
     "average": ({"norm": "batch"}, {"learning_rate": 0.05}, "own_average"),
     "blocks": ({"norm": "batch"}, {"learning_rate": 0.05}, "blocks"),
+    "few": ({"norm": "batch"}, {"learning_rate": 0.05, "gradient_report": True}, "few"),
+    "few-pieces": ({"norm": "group"}, {"optimizer": "dot", "learning_rate": 0.05, "accumulate": 2}, "few_apart"),
 }
 KILL_VARIANTS = {
     "sgd": (
@@ -65,6 +67,7 @@ KILL_VARIANTS = {
         {"learning_rate": 0.05, "epochs": 6, "batch_size": 5},
         "own_average",
     ),
+    "few": ({"norm": "batch", "dropout": 0.3}, {"learning_rate": 0.05, "epochs": 6, "batch_size": 5}, "few"),
 }
 
 
@@ -76,6 +79,7 @@ def run(variant, folder: Path, **changes):
     result = train(
         student,
         toys.spec(
+            data=toys.few_data() if objective.startswith("few") else toys.image_data(),
             objective=getattr(toys, objective)(),
             settings=Training(**values),
             preprocess=Preprocessor(torch.full((2,), 0.5), torch.full((2,), 0.3)),

@@ -50,7 +50,7 @@ def runs(
                 str(run["name"]),
                 str(run["status"]),
                 show.METRIC_NAMES.get(metric, metric),
-                *(show.score(metric, run.get(model)) for model in show.MODEL_NAMES),
+                *(show.score(metric, run.get(model)) for model in ("teacher", "alone", "distilled")),
                 _helped(run),
                 show.megabytes(run.get("bytes")),
                 str(run.get("created") or show.NOTHING)[:16].replace("T", " "),

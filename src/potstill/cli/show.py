@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 NOTHING = "-"
 _printed: list[bool] = []
-MODEL_NAMES = {"teacher": "teacher", "alone": "student alone", "distilled": "student distilled"}
+MODEL_NAMES = {
+    "teacher": "teacher",
+    "alone": "student alone",
+    "pseudo": "student on teacher's labels",
+    "distilled": "student distilled",
+}
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro_f1": "macro F1", "r2": "R2"}
 
 

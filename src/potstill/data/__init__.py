@@ -7,7 +7,7 @@ from potstill.data.checks import check, label_shift
 from potstill.data.columns import Column
 from potstill.data.load import channel_statistics, load
 from potstill.data.samples import Data, Finding, Samples, make_samples, only_classes
-from potstill.data.stream import Stream, num_batches
+from potstill.data.stream import Stream
 
 __all__ = [
     "AugmentSettings",
@@ -24,6 +24,5 @@ __all__ = [
     "load",
     "make_samples",
     "mix",
-    "num_batches",
     "only_classes",
 ]

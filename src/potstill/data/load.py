@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,13 +15,14 @@ from potstill.core.explain import clear_errors
 from potstill.core.scale import TargetScale, scale_of
 from potstill.data import checks, labels, tables
 from potstill.data.columns import Column
+from potstill.data.few import UNKNOWN, check_pool, hide_labels, told, with_pool
 from potstill.data.files import check_encoding
 from potstill.data.label_texts import texts_of
 from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
 from potstill.data.remarks import on_columns
 from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
-from potstill.data.sources import Options, read
+from potstill.data.sources import Options, read, read_unlabelled
 from potstill.data.splits import split_rows
 
 _ROLES = ("train", "validation", "test")
@@ -51,6 +53,8 @@ def load(
     seed: int = 0,
     base: Path | str = Path(),
     standardise_targets: bool = True,
+    unlabelled: Any = None,
+    num_labels: int | None = None,
 ) -> Data:
     """Read samples, make the splits that were not given, and check everything.
 
@@ -82,6 +86,9 @@ def load(
         base: folder that relative paths start from.
         standardise_targets: whether models are to learn regression targets in standard units of the train split; the
             targets of the splits stay as they are.
+        unlabelled: as ``train``, or inputs alone: samples beside those of train that only a teacher answers. Labels
+            that it has are not read.
+        num_labels: how many labels of train students see, of all classes alike; the others they learn from a teacher.
 
     Returns:
         The splits. Text columns of tables are one-hot encoded with the categories of train.
@@ -95,6 +102,8 @@ def load(
         raise UsageError(f"task='{task}': expected one of {', '.join(get_args(Task))}.")
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad='{on_bad}': expected one of {', '.join(get_args(OnBad))}.")
+    if (unlabelled is not None or num_labels is not None) and task != "classification":
+        raise UsageError(f"data.unlabelled and data.labels are for task: classification, not for {task}.")
     if inputs is not None and exclude is not None:
         raise UsageError("data.inputs and data.exclude are two ways to choose columns. Give one of them.")
     if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
@@ -120,12 +129,17 @@ def load(
     )
     raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad)
     raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
+    if unlabelled is not None:
+        pool = without_bad(read_unlabelled(unlabelled, options), "unlabelled", on_bad)
+        if not len(pool):
+            raise DataError("The source of unlabelled has no samples.")
+        raws["unlabelled"] = moved_apart(pool, "unlabelled")
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
     names: tuple[str, ...] = ()
     scale: TargetScale | None = None
     targets: Mapping[str, Array]
     if task == "classification":
-        found = {role: raw.labels for role, raw in raws.items()}
+        found = {role: raw.labels for role, raw in raws.items() if role != "unlabelled"}
         names, targets, remarks = labels.number(found, classes=classes, label_names=raws["train"].label_names)
         findings += remarks
     else:
@@ -138,7 +152,7 @@ def load(
     splits = {
         role: make_samples(
             raw.ids,
-            targets[role],
+            targets[role] if role in targets else np.full(len(raw), UNKNOWN, dtype=np.int64),
             contents[role].fetch,
             digests=contents[role].digests,
             names=raw.names,
@@ -160,7 +174,14 @@ def load(
         columns=columns,
         scale=scale,
     )
-    return data.with_findings(checks.check(data), checks.label_shift(data))
+    data = data.with_findings(checks.check(data), checks.label_shift(data))
+    if unlabelled is not None:
+        data = with_pool(
+            replace(data, findings=data.findings + check_pool(data, splits["unlabelled"])), splits["unlabelled"]
+        )
+    if num_labels is not None:
+        data = hide_labels(data, num_labels, seed)
+    return replace(data, findings=data.findings + told(data))
 
 
 def channel_statistics(samples: Samples, limit: int = 10000) -> tuple[list[float], list[float]]:

@@ -213,5 +213,5 @@ def moved_apart(raw: Raw, role: str) -> Raw:
     if raw.names is not None:
         ids = np.array([id_of_text(f"{role}:{name}") for name in raw.names], dtype=np.int64)
     else:
-        ids = raw.ids + {"validation": 1, "test": 2}[role] * OWN_IDS
+        ids = raw.ids + {"validation": 1, "test": 2, "unlabelled": 3}[role] * OWN_IDS
     return replace(raw, ids=ids)

@@ -23,6 +23,7 @@ from potstill.data.columns import Column
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Digests = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
 Fetch = Callable[[Ints], Tensor]
 Task = Literal["classification", "regression"]
 Kind = Literal["image", "vector"]
@@ -83,12 +84,13 @@ class Samples:
 
     Attributes:
         ids: (n,) int64, unique, stable between runs.
-        targets: (n,) int64 classes, or (n,) or (n, k) float64 values for regression.
+        targets: (n,) int64 classes, or (n,) or (n, k) float64 values for regression; class -1 where no label is known.
         fetch: row numbers (b,) to inputs (b, ...), uint8 or float32; can be pickled for worker processes.
         fingerprint: sha256 over ids, targets and content.
         names: what each sample is called, for example its file's path, or None.
         digests: (n,) uint64, a hash of each sample's content; None when nobody computed it.
         rows_of: what the ids count the rows of, for example ``"test.csv"``; None where ids are the user's own.
+        labelled: (n,) boolean, whose label is known; None where all are.
 
     """
 
@@ -99,6 +101,7 @@ class Samples:
     names: tuple[str, ...] | None = None
     digests: Digests | None = None
     rows_of: str | None = None
+    labelled: Flags | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,6 +114,15 @@ class Samples:
         if self.names is not None:
             return self.names[row]
         return called(int(self.ids[row]), self.rows_of)
+
+    @property
+    def num_labelled(self) -> int:
+        """How many have a label that is known."""
+        return len(self) if self.labelled is None else int(self.labelled.sum())
+
+    def with_labels(self) -> Samples:
+        """Return the samples whose label is known."""
+        return self if self.labelled is None else replace(self.take(np.flatnonzero(self.labelled)), labelled=None)
 
     def take(self, rows: Ints | slice) -> Samples:
         """Return some rows, in the given order, as a smaller split.
@@ -127,6 +139,7 @@ class Samples:
             digests=self.digests[chosen] if self.digests is not None else digests_of(self.fetch, chosen),
             names=None if self.names is None else tuple(self.names[row] for row in chosen),
             rows_of=self.rows_of,
+            labelled=None if self.labelled is None else self.labelled[chosen],
         )
 
 
@@ -140,7 +153,7 @@ class Data:
     """The three splits of one task.
 
     Attributes:
-        train: what models learn from.
+        train: what students learn from; where labels are few, those without one learn from a teacher alone.
         validation: what checkpoints are chosen on.
         test: what the verdict is read from, once.
         task: ``"classification"`` or ``"regression"``.
@@ -155,6 +168,7 @@ class Data:
         scale: the standard units that models learn regression targets in; None for classes, and where they learn the
             targets as they are.
         standardised: whether the targets here are in standard units already, see `to_learn`.
+        every_label: train with the labels that are hidden from students; None where none is hidden.
 
     """
 
@@ -171,6 +185,7 @@ class Data:
     columns: tuple[Column, ...] = ()
     scale: TargetScale | None = None
     standardised: bool = False
+    every_label: Samples | None = None
 
     def __repr__(self) -> str:
         return describe(self)
@@ -195,8 +210,18 @@ class Data:
                     for column in self.columns
                 ],
                 **({} if self.scale is None else {"scale": self.scale.to_json()}),
+                **({} if self.every_label is None else {"every label": self.every_label.fingerprint}),
             }
         )
+
+    def for_teacher(self) -> Data:
+        """Return the data that a teacher is trained on: every sample whose label is known, to it if not to students."""
+        train = self.train if self.every_label is None else self.every_label
+        return replace(self, train=train.with_labels(), every_label=None)
+
+    def with_labels(self) -> Data:
+        """Return the data of a student that learns from labels alone: what students see the label of."""
+        return replace(self, train=self.train.with_labels(), every_label=None)
 
     def to_learn(self) -> Data:
         """Return the data as models learn it: regression targets in standard units."""
@@ -220,7 +245,8 @@ def describe(data: Data) -> str:
     what = {"image": "images", "vector": "vectors"}[data.kind]
     lines = [f"<Data: {data.task} of {what} {' x '.join(map(str, data.shape))}"]
     for name, samples in data.splits.items():
-        lines.append(f"  {name:<10} {counted(len(samples), 'sample'):>18}{_spread(data, samples)}")
+        known = "" if samples.labelled is None else f", {samples.num_labelled:,} with a label"
+        lines.append(f"  {name:<10} {counted(len(samples), 'sample'):>18}{known}{_spread(data, samples)}")
     if data.classes:
         lines.append(f"  classes: {len(data.classes)}: {_listed(data.classes)}")
     elif data.num_outputs > 1:
@@ -296,6 +322,7 @@ def make_samples(
     digests: Digests | None = None,
     names: tuple[str, ...] | None = None,
     rows_of: str | None = None,
+    labelled: Flags | None = None,
 ) -> Samples:
     """Build a split and its fingerprint.
 
@@ -308,14 +335,16 @@ def make_samples(
         digests: (n,) uint64 content hashes; computed by fetching every row when absent.
         names: what each sample is called.
         rows_of: what the ids count the rows of; None where they are the user's own.
+        labelled: (n,) boolean, whose label is known; all when absent.
 
     """
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     targets = np.ascontiguousarray(targets, dtype=np.float64 if np.asarray(targets).dtype.kind == "f" else np.int64)
     if digests is None:
         digests = digests_of(fetch, np.arange(len(ids), dtype=np.int64))
-    parts = [fingerprint.of_array(part) for part in (ids, *_hashed(targets), digests)]
-    return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests, rows_of)
+    masks = () if labelled is None else (labelled,)
+    parts = [fingerprint.of_array(part) for part in (ids, *_hashed(targets), digests, *masks)]
+    return Samples(ids, targets, fetch, fingerprint.of_json(parts), names, digests, rows_of, labelled)
 
 
 def _hashed(targets: Array) -> list[Array]:

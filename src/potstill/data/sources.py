@@ -94,6 +94,44 @@ def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
     return {role: _read_one(source, role, options)}
 
 
+def read_unlabelled(source: Any, options: Options) -> Raw:
+    """Read a source without looking at labels: a table need not have the target, and arrays are inputs alone.
+
+    Args:
+        source: any of the accepted kinds, or inputs alone, or ``{'inputs': ..., 'ids': ...}``. A folder has its images
+            in subfolders, whatever they are called.
+        options: how to read it.
+
+    Raises:
+        UsageError: not a kind of source, or options that do not fit it.
+        DataError: the source cannot be read.
+
+    """
+    role = "unlabelled"
+    if isinstance(source, str) and functions.is_function(source):
+        source = functions.call(source, options.args or {}, options.base)
+    path = Path(options.base) / Path(source).expanduser() if isinstance(source, str | Path) else None
+    if path is not None and path.is_file() and path.suffix.lower() in tables.SUFFIXES:
+        _refuse_pictures(options, f"of a folder or dataset, not for {source}. Remove it.")
+        columns = tables.read_columns(path, encoding=options.encoding)
+        nothing = np.zeros(len(next(iter(columns.values()), ())))
+        raw = tables.from_columns(
+            {**columns, options.target: nothing},
+            str(path),
+            inputs=options.inputs,
+            target=options.target,
+            id_column=options.id_column,
+            exclude=options.exclude,
+        )
+    elif _is_array(source) or (isinstance(source, Mapping) and "inputs" in source):
+        inputs, ids = (source, None) if _is_array(source) else (source["inputs"], source.get("ids"))
+        raw = _arrays(inputs, np.zeros(len(inputs)), ids, role, options)
+    else:
+        raw = _read(source, role, options)
+    rows_of = None if raw.own_ids else path.name if path is not None else f"data.{role}"
+    return replace(raw, labels=np.zeros(len(raw)), rows_of=rows_of)
+
+
 def _read_one(source: Any, role: str, options: Options) -> Raw:
     raw = _read(source, role, options)
     if options.encoding is not None and not _is_plain_text(source):

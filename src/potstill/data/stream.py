@@ -35,9 +35,15 @@ class Stream:
         views: how many views of each sample there are: epoch e sees view ``e % views``, a recording has them all.
             When absent, each epoch sees a new view and a recording has one. Without augmentation there is view 0 only.
         num_classes: classes of integer targets; needed for mixup and cutmix.
+        batches: of an epoch in random order, where the samples are few and are gone through again and again; one pass
+            when absent.
+
+    Where labels are known of some samples only, every batch of a random order but the last has the same number of
+    labelled ones, see `labelled_in_batch`; an epoch is one pass over the others, and the labelled ones are gone through
+    again and again. Each pass over them sees the next view.
 
     Raises:
-        UsageError: less than one view.
+        UsageError: less than one view, or images mixed of samples with and without a label.
 
     """
 
@@ -46,8 +52,14 @@ class Stream:
     seed: int = 0
     views: int | None = None
     num_classes: int = 0
+    batches: int | None = None
 
     def __post_init__(self) -> None:
+        if self.samples.labelled is not None and self.augment is not None and mixes(self.augment):
+            raise UsageError(
+                "data.augment: mixup and cutmix mix samples, and one without a label makes the mixture one without. "
+                "Turn them off, or give every sample a label."
+            )
         if self.views is not None and self.views < 1:
             raise UsageError(f"views={self.views}: expected at least 1, or None for a new view each epoch.")
 
@@ -76,7 +88,8 @@ class Stream:
                 seed=seed,
                 num_classes=self.num_classes,
             )
-        return Batch(torch.from_numpy(ids), torch.from_numpy(views.copy()), inputs, targets)
+        known = None if samples.labelled is None else torch.from_numpy(samples.labelled[rows])
+        return Batch(torch.from_numpy(ids), torch.from_numpy(views.copy()), inputs, targets, labelled=known)
 
     def first(self, count: int) -> Batch:
         """Return the first samples, as the first epoch sees them."""
@@ -116,13 +129,64 @@ class Stream:
         if not 0 <= index < parts:
             raise UsageError(f"part=({index}, {parts}): expected (k, parts) with 0 <= k < parts.")
         count = len(self.samples)
-        rows = np.arange(count, dtype=np.int64) if order is None else random.permutation(count, order, number)
-        view = 0 if not is_on(self.augment) else number % self.views if self.views else number
+        if order is None:
+            rows, passes, bounds = np.arange(count), np.full(count, number), _bounds(count, batch_size, join_last=False)
+        else:
+            (rows, passes), bounds = self._shuffled(number, batch_size, order), self._batch_bounds(batch_size)
+        views = (passes % self.views if self.views else passes) if is_on(self.augment) else np.zeros_like(passes)
         slices = tuple(
             (low + index * (high - low) // parts, low + (index + 1) * (high - low) // parts)
-            for low, high in pairwise(_bounds(count, batch_size, join_last=order is not None))
+            for low, high in pairwise(bounds)
         )
-        return _run(_Batches(self, rows, np.full(count, view, dtype=np.int64), slices), start, stop, workers)
+        return _run(_Batches(self, rows, views, slices), start, stop, workers)
+
+    def sizes(self, batch_size: int) -> list[int]:
+        """Return how many samples each batch of an epoch in random order has."""
+        return [high - low for low, high in pairwise(self._batch_bounds(batch_size))]
+
+    def labelled_in_batch(self, batch_size: int) -> int:
+        """Return how many samples of a batch have a label: their share of all samples, and at least one.
+
+        Raises:
+            UsageError: a batch of one sample, which cannot hold one with and one without a label.
+
+        """
+        known, count = self.samples.num_labelled, len(self.samples)
+        if known == count:
+            return batch_size
+        if batch_size < 2:
+            raise UsageError("training.batch_size: 1 cannot hold samples with and without a label. Use 2 or more.")
+        return min(max(1, round(batch_size * known / count)), batch_size - 1)
+
+    def _batch_bounds(self, batch_size: int) -> list[int]:
+        if self.batches is not None:
+            return [number * batch_size for number in range(self.batches + 1)]
+        unknown = len(self.samples) - self.samples.num_labelled
+        if not unknown:
+            return _bounds(len(self.samples), batch_size, join_last=True)
+        few = self.labelled_in_batch(batch_size)
+        batches = -(-unknown // (batch_size - few))
+        return [*(number * batch_size for number in range(batches)), unknown + batches * few]
+
+    def _shuffled(self, number: int, batch_size: int, seed: int) -> tuple[Ints, Ints]:
+        """Return the rows of an epoch, batch after batch, and which pass over its samples each is of."""
+        count, known = len(self.samples), self.samples.num_labelled
+        if self.batches is None and known == count:
+            return random.permutation(count, seed, number), np.full(count, number, dtype=np.int64)
+        bounds, few = self._batch_bounds(batch_size), self.labelled_in_batch(batch_size)
+        places = np.arange(bounds[-1]) % batch_size < few
+        rows, passes = np.empty(bounds[-1], dtype=np.int64), np.full(bounds[-1], number, dtype=np.int64)
+        labelled = np.ones(count, dtype=bool) if self.samples.labelled is None else self.samples.labelled
+        drawn = number * int(places.sum()) + np.arange(places.sum(), dtype=np.int64)
+        passes[places] = drawn // known
+        rows[places] = np.concatenate(
+            [
+                np.flatnonzero(labelled)[random.permutation(known, seed, turn)][drawn[drawn // known == turn] % known]
+                for turn in range(drawn[0] // known, drawn[-1] // known + 1)
+            ]
+        )
+        rows[~places] = np.flatnonzero(~labelled)[random.permutation(count - known, seed, number)]
+        return rows, passes
 
     def recording(
         self, batch_size: int, *, ranges: Sequence[tuple[int, int]] | None = None, workers: int = 0
@@ -154,11 +218,6 @@ class Stream:
         rows = np.tile(np.arange(count, dtype=np.int64), views)
         numbers = np.repeat(np.arange(views, dtype=np.int64), count)
         return _run(_Batches(self, rows, numbers, tuple(slices)), 0, None, workers)
-
-
-def num_batches(num_samples: int, batch_size: int) -> int:
-    """Return how many batches an epoch in random order has."""
-    return len(_bounds(num_samples, batch_size, join_last=True)) - 1
 
 
 def _tensor(targets: Array) -> Tensor:

@@ -43,6 +43,7 @@ def evaluate(
     alone: Mapping[int, Array],
     distilled: Mapping[int, Array],
     sizes: Mapping[str, Size],
+    pseudo: Mapping[int, Array] | None = None,
     classes: Sequence[str] = (),
     ids: Array | None = None,
     names: Sequence[str] | None = None,
@@ -52,6 +53,7 @@ def evaluate(
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
+    remarks: Sequence[str] = (),
     num_disagreements: int = DISAGREEMENTS,
     resamples: int | None = None,
     seed: int | None = None,
@@ -65,6 +67,8 @@ def evaluate(
         alone: seed -> (n, c) outputs of the student trained alone.
         distilled: seed -> (n, c) outputs of the distilled student; the same seeds as ``alone``.
         sizes: ``"teacher"``, ``"alone"``, ``"distilled"`` -> what each costs.
+        pseudo: seed -> (n, c) outputs of the student that learned the teacher's likeliest classes where labels are few;
+            the same seeds. The distilled student is compared with it too.
         classes: class names; empty for regression.
         ids: (n,) ids of the test examples; their row numbers when absent.
         names: n names of the test examples, for example file paths.
@@ -78,6 +82,7 @@ def evaluate(
         metric: what the verdict is about, a name of `measures`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
             alone or not clearly better than chance is added here.
+        remarks: what else to know of the numbers, as sentences.
         num_disagreements: how many examples to list at most; those of one class for both are no disagreement.
         resamples: of calls of before; a warning says that intervals are computed without resampling.
         seed: as ``resamples``.
@@ -93,12 +98,12 @@ def evaluate(
         )
         python_warnings.warn(text, PotstillWarning, stacklevel=2)
     others = others or {}
-    _check(task, targets, teacher, alone, distilled, others, sizes, classes)
+    students = {"alone": alone, **({} if pseudo is None else {"pseudo": pseudo}), "distilled": distilled}
+    _check(task, targets, teacher, students, others, sizes, classes)
     seeds = tuple(distilled)
     outputs: dict[str, list[Array]] = {
         **({} if teacher is None else {"teacher": [np.asarray(teacher)]}),
-        "alone": [np.asarray(alone[number]) for number in seeds],
-        "distilled": [np.asarray(distilled[number]) for number in seeds],
+        **{kind: [np.asarray(each[number]) for number in seeds] for kind, each in students.items()},
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
     columns = 1 if task == "classification" else checked_values(targets, targets)[1].shape[1]
@@ -170,6 +175,7 @@ def evaluate(
             else ()
         ),
         remarks=(
+            *remarks,
             *_of_the_exported(models["distilled"], seeds, shown_seed, (temperatures or {}).get("distilled")),
             *(_remarks(targets, classes, np.shape(distilled[seeds[0]])[1]) if class_scores else ()),
         ),
@@ -234,21 +240,21 @@ def _check(
     task: Task,
     targets: Array,
     teacher: Array | None,
-    alone: Mapping[int, Array],
-    distilled: Mapping[int, Array],
+    students: Mapping[str, Mapping[int, Array]],
     others: Mapping[str, Array],
     sizes: Mapping[str, Size],
     classes: Sequence[str],
 ) -> None:
-    if not distilled or set(alone) != set(distilled):
+    given = [sorted(each) for each in students.values()]
+    if not given[0] or any(each != given[0] for each in given):
         raise UsageError(
-            "Students alone and distilled must have the same seeds, at least one; "
-            f"got {sorted(alone)} and {sorted(distilled)}."
+            f"Students {' and '.join(students)} must have the same seeds, at least one; got "
+            f"{' and '.join(map(str, given))}."
         )
-    missing = {"alone", "distilled", *others, *([] if teacher is None else ["teacher"])} - set(sizes)
+    missing = {*students, *others, *([] if teacher is None else ["teacher"])} - set(sizes)
     if missing:
         raise UsageError(f"sizes lacks {', '.join(sorted(missing))}; got {', '.join(sorted(sizes)) or 'nothing'}.")
-    named = [*_named(teacher, alone, distilled), *others.items()]
+    named = [*_named(teacher, students), *others.items()]
     first, shape = named[0][0], np.shape(named[0][1])
     for what, output in named:
         bad = int(np.size(output) - np.isfinite(output).sum())
@@ -270,15 +276,9 @@ def _check(
         raise UsageError(f"There are {len(classes)} class names for {shape[1]} outputs.")
 
 
-def _named(
-    teacher: Array | None, alone: Mapping[int, Array], distilled: Mapping[int, Array]
-) -> list[tuple[str, Array]]:
-    students = [
-        (f"{kind} student, seed {seed}", logits)
-        for kind, each in (("alone", alone), ("distilled", distilled))
-        for seed, logits in each.items()
-    ]
-    return students if teacher is None else [("teacher", teacher), *students]
+def _named(teacher: Array | None, students: Mapping[str, Mapping[int, Array]]) -> list[tuple[str, Array]]:
+    named = [(f"{kind} student, seed {seed}", found) for kind, each in students.items() for seed, found in each.items()]
+    return named if teacher is None else [("teacher", teacher), *named]
 
 
 def measures(task: Task, teacher: Array | None = None, *, columns: int = 1) -> dict[str, Measure]:
@@ -329,7 +329,8 @@ def _compare(
     """Return model -> metric -> score with its interval and its seeds' values, and pair -> metric -> difference."""
     scored: dict[str, dict[str, Scored]] = {name: {} for name in outputs}
     differences: dict[str, dict[str, Difference]] = {}
-    pairs = [("distilled", "alone"), ("distilled", "teacher"), ("teacher", "alone")]
+    pairs = [("distilled", "alone"), ("distilled", "pseudo"), ("pseudo", "alone")]
+    pairs += [("distilled", "teacher"), ("teacher", "alone")]
     # The headline comes first: it says which of the further models is the best one.
     for name in sorted(tables, key=lambda name: name != headline):
         about, values = metrics.about(name), {}

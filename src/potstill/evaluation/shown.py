@@ -30,16 +30,21 @@ def level(metric: str, value: float) -> str:
     return f"{value:.3f}" if bounded and (value == 0 or 1e-3 <= abs(value) < 100) else significant(value)
 
 
+ROUNDING = 1e-14
+"""Differences below are those of sums in another order."""
+
+
 def change(metric: str, value: float, low: float, high: float) -> tuple[str, str, str]:
     """Return a difference and the ends of its interval, all with the same number of decimals, points without a unit.
 
     No number that is not 0 looks like 0: whether 0 lies inside the interval is the point. Differences of errors have
     three significant digits each.
     """
-    numbers = (value, low, high)
+    numbers = [0.0 if abs(number) < ROUNDING else number for number in (value, low, high)]
     if metrics.unbounded(metric):
         return _three([significant(number) if math.isfinite(number) else str(number) for number in numbers])
     percent = metric in PERCENT
+    value = numbers[0]
     scaled = [100 * number if percent else number for number in numbers]
     decimals = 3 if not percent else 1 if abs(value) >= SMALL or value == 0 else 2
     while decimals < MOST_DECIMALS and any(number and not float(f"{number:.{decimals}f}") for number in scaled):

@@ -148,8 +148,10 @@ def judge(
     Args:
         metric: what the verdict is about, a metric's name.
         scores: ``"teacher"``, ``"alone"``, ``"distilled"`` -> metric name -> value.
-        differences: ``"distilled-alone"``, with a separate teacher ``"distilled-teacher"``, and with further models
-            ``"teacher-<name>"``, the merged teacher against its best member -> metric -> first minus second.
+        differences: ``"distilled-alone"``, where labels are few ``"distilled-pseudo"`` and ``"pseudo-alone"`` (a
+            student of the teacher's likeliest classes), with a separate teacher ``"distilled-teacher"``, and with
+            further models ``"teacher-<name>"``, the merged teacher against its best member -> metric -> first minus
+            second.
         parameters: ``"teacher"`` and ``"distilled"`` -> number of parameters, or None where nobody can count them.
         num_seeds: seeds of each student.
         num_examples: test examples.
@@ -162,6 +164,11 @@ def judge(
     worth = NEGLIGIBLE if about(metric).rate or metric == "r2" else NEGLIGIBLE * abs(scores["alone"][metric])
     helped = _helped(gain, worth)
     sentences = [_gain(metric, gain, worth, num_seeds)]
+    enough = ""
+    if "distilled-pseudo" in differences:
+        soft, hard = (_gain_of(metric, differences[pair][metric]) for pair in ("distilled-pseudo", "pseudo-alone"))
+        sentences.append(_over_labels(metric, soft, hard, worth, num_seeds))
+        enough = _labels_are_enough(soft, hard, worth)
     to_teacher = differences.get("distilled-teacher", {}).get(metric)
     if to_teacher is not None:
         pair = scores["distilled"][metric], scores["teacher"][metric]
@@ -190,7 +197,7 @@ def judge(
         f"All numbers are from the {counted(num_examples, 'example')} of the test split, read once; "
         "checkpoints were chosen on the validation split."
     )
-    headline = " ".join([_headline(metric, helped, gain, num_seeds), *_budget(limits)])
+    headline = " ".join(filter(None, [_headline(metric, helped, gain, num_seeds), enough, *_budget(limits)]))
     met = [limit.met for limit in limits]
     fits = False if False in met else None if None in met or not met else True
     return Verdict(headline, tuple(sentences), helped, fits, tuple(warnings))
@@ -207,6 +214,33 @@ def _helped(gain: Difference, worth: float) -> Helped:
     if gain.low > 0 and gain.value >= worth:
         return "yes"
     return "no" if gain.high < worth else "unclear"
+
+
+def _labels_are_enough(soft: Difference, hard: Difference, worth: float) -> str:
+    """Return what to say in the headline where the teacher's likeliest classes do what its answers do."""
+    if soft.high < 0:
+        return "The teacher's labels are better than its answers."
+    return "The teacher's labels are enough." if soft.high < worth and hard.low > 0 else ""
+
+
+def _over_labels(metric: str, soft: Difference, hard: Difference, worth: float, num_seeds: int) -> str:
+    """Return how the distilled student compares with one that learned the teacher's likeliest class of each sample."""
+    behind = f"(95 % interval {_interval(metric, soft)}, {counted(num_seeds, 'seed')})"
+    other = "the same student that learned the teacher's likeliest classes of the samples without a label"
+    if soft.clear and soft.value > 0:
+        gains = f"it gains {_amount(metric, soft)} {behind}"
+        said = f"Against {other} {gains}: the teacher's answers say more than its labels."
+    elif soft.clear:
+        said = f"Against {other} it loses {_amount(metric, soft)} {behind}: train on the teacher's labels instead."
+    elif soft.high < worth:
+        said = f"Against {other} no gain worth having is left {behind}: the teacher's labels are enough."
+    else:
+        said = (
+            f"From {other} it differs by {_amount(metric, soft, sign=True)} {behind}: that may be chance, so that the "
+            "teacher's labels may do as well."
+        )
+    apart = f"{_amount(metric, hard, sign=True)} ({_interval(metric, hard)})"
+    return f"{said} That student differs by {apart} from the one trained alone."
 
 
 def _merged(metric: str, member: str, difference: Difference) -> str:

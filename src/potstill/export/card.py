@@ -28,7 +28,12 @@ _NAMES = {
 }
 _LISTED = 30
 _HUB_TYPES = {"macro_f1": "f1", "r2": "r_squared"}
-_MODELS = (("teacher", "Teacher"), ("alone", "Student alone"), ("distilled", "Student distilled"))
+_MODELS = (
+    ("teacher", "Teacher"),
+    ("alone", "Student alone"),
+    ("pseudo", "Student on teacher's labels"),
+    ("distilled", "Student distilled"),
+)
 
 
 def write_card(folder: Path, *, evaluation: Mapping[str, Any], recipe: str = "", name: str = "") -> Path:

@@ -50,6 +50,8 @@ class Given:
     objective: Objective | None = None
     student_taps: Mapping[str, Where] = field(default_factory=dict)
     teacher_taps: Mapping[str, Where] = field(default_factory=dict)
+    unlabelled: Any = None
+    """Samples that only the teacher answers."""
     loaded: Data | None = None
     """Data that is loaded and checked already."""
 
@@ -258,6 +260,7 @@ def _check_rebuildable(recipe: schema.Recipe, given: Given) -> None:
     """Refuse a recipe whose models or data were Python objects, unless they are given again."""
     parts = {
         "the data": (recipe.data.train, given.data),
+        "the samples without labels": (recipe.data.unlabelled, given.unlabelled),
         "the teacher": (
             IN_MEMORY if recipe.teacher and IN_MEMORY in _named_models(recipe.teacher) else "",
             given.teacher,
@@ -310,6 +313,10 @@ def load_data(recipe: schema.Recipe, *, base: Path, given: Given) -> Data:
         seed=recipe.seed,
         base=base,
         standardise_targets=section.standardise_targets,
+        unlabelled=given.unlabelled
+        if given.unlabelled is not None or section.unlabelled is None
+        else _source(section.unlabelled, base),
+        num_labels=section.labels,
     )
 
 
@@ -331,7 +338,7 @@ def _first_inputs(data: Data, count: int) -> Tensor:
 def example_batch(job: Job, size: int = 2) -> Batch:
     """Return the first training samples, augmented as training will see them."""
     size = min(size, len(job.data.train))
-    return next(job.stream(job.data.to_learn()).epoch(0, size, order=job.recipe.seed))
+    return next(job.stream(job.data.to_learn()).epoch(0, max(2, size), order=job.recipe.seed)).narrow(0, size)
 
 
 def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:

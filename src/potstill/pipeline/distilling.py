@@ -53,7 +53,8 @@ def distill(
         **settings: any other section of a recipe, for example ``task="regression"``, ``seeds=3``,
             ``training={"epochs": 20}``, ``augment={"flip": True}``, ``teacher_preprocess={"mean": ..., "std": ...}``,
             ``answers="probabilities"`` for what the teacher answers with where that has to be said,
-            ``classes=["cat", "dog"]`` for the order in which the teacher numbers the classes.
+            ``classes=["cat", "dog"]`` for the order in which the teacher numbers the classes, ``unlabelled=images`` for
+            samples that only the teacher answers, ``labels=100`` for how many labels the student sees.
 
     Returns:
         The run: ``run.evaluation``, ``run.exported["onnx"]``, ``run.report``, ``run.load_student()``.
@@ -63,12 +64,16 @@ def distill(
         PotstillError: data or models that do not fit.
 
     """
+    pool = settings.get("unlabelled")
+    if pool is not None and not _is_path(pool):
+        settings["unlabelled"] = IN_MEMORY
     recipe = _recipe(_sections(teacher, student, data, objective, budget, settings))
     given = Given(
         teacher=_given_teacher(teacher),
         student=student if isinstance(student, nn.Module) or callable(student) else None,
         data=None if isinstance(data, str | Path) or _is_section(data) else data,
         objective=objective if isinstance(objective, Objective) else None,
+        unlabelled=None if _is_path(pool) else pool,
     )
     return run(recipe, out=out, given=given, command="potstill.distill(...)")
 
@@ -92,6 +97,8 @@ def _sections(
     for name, place in (
         ("augment", "data"),
         ("classes", "data"),
+        ("labels", "data"),
+        ("unlabelled", "data"),
         ("teacher_preprocess", "teacher"),
         ("answers", "teacher"),
         ("answers_checked", "teacher"),

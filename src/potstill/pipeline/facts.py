@@ -18,6 +18,7 @@ def describe_data(data: Data) -> dict[str, Any]:
     """Return the content of ``data.json``."""
     return {
         **{name: len(samples) for name, samples in data.splits.items()},
+        **({} if data.train.labelled is None else {"labelled": data.train.num_labelled}),
         "classes": list(data.classes),
         "kind": data.kind,
         "shape": list(data.shape),

@@ -11,6 +11,7 @@ from torch import nn
 
 from potstill.core import fingerprint
 from potstill.core.source import digests, files_of, typed_code
+from potstill.data import Data
 from potstill.objective import Schedule
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs, settings_of
@@ -42,6 +43,13 @@ def seeds(job: Job) -> tuple[int, ...]:
     return tuple(job.recipe.seed + offset for offset in range(job.recipe.seeds))
 
 
+def kinds(job: Job) -> tuple[Kind, ...]:
+    """Return the students of each seed; ``pseudo`` where samples have no label and the teacher gives classes."""
+    train, signals = job.data.train, job.objective.teacher_signals
+    answered = train.labelled is not None and job.has_teacher and job.comparable and "logits" in signals
+    return tuple(kind for kind in KINDS if kind != "pseudo" or answered)
+
+
 def teachers_of(job: Job) -> list[int]:
     """Return the teachers that are trained here: 0 for the teacher, the number of a member among several."""
     own = [0] if job.has_teacher and job.teacher.train is not None else []
@@ -56,7 +64,7 @@ def teacher_folder(number: int) -> str:
 def student_runs(job: Job) -> Iterator[tuple[int, Kind]]:
     """Yield every student to train, in order."""
     for seed in seeds(job):
-        for kind in KINDS:
+        for kind in kinds(job):
             yield seed, kind
 
 
@@ -104,6 +112,10 @@ class Keys:
         """Of what the votes of private teachers cost."""
         return self.after("store") | Inputs({"teacher.votes": self.job.teacher.votes})
 
+    def pool(self) -> Inputs:
+        """Of the teacher's likeliest classes of the samples without a label."""
+        return self._answered(0) | self._data()
+
     def predictions(self) -> Inputs:
         """Of what all models answer to the test split."""
         models = [link.name for link in self.job.chain] + [stage_name(*one) for one in student_runs(self.job)]
@@ -137,12 +149,12 @@ class Keys:
         """Of earlier stages: their results."""
         return Inputs(stages={name: self.results.get(name) for name in stages})
 
-    def _data(self) -> Inputs:
-        recipe = self.job.recipe
+    def _data(self, data: Data | None = None) -> Inputs:
+        recipe, data = self.job.recipe, data or self.job.data
         settings = {**settings_of(recipe.data.augment, "data.augment"), "seed": recipe.seed}
         if recipe.task == "regression":
             settings["data.standardise_targets"] = recipe.data.standardise_targets
-        return Inputs(settings, {"the data": self.job.data.fingerprint})
+        return Inputs(settings, {"the data": data.fingerprint})
 
     def _model(self, name: str, made: Any, make: Callable[[], Source], written: Iterable[Any] = ()) -> Inputs:
         """Return what a model is: its modules, the weights it starts from, and the code of both."""
@@ -170,7 +182,7 @@ class Keys:
             **_judged(self.job),
         }
         made = self._model("the teacher", number, lambda: model, _written(section))
-        return made | self._data() | Inputs(settings)
+        return made | self._data(self.job.data.for_teacher()) | Inputs(settings)
 
     def _source(self, link: int) -> Inputs:
         """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
@@ -215,8 +227,9 @@ class Keys:
         }
         written = [*_written(section), student.given]
         common, make = self._data() | Inputs(settings), lambda: TorchModel(student.fresh(seed, kind))
-        if kind == "alone":
-            return self._model("the student", (student.name, seed, kind), make, written) | common
+        if kind != "distilled":
+            labels = Inputs() if kind == "alone" else self.after("pool")
+            return self._model("the student", (student.name, seed, kind), make, written) | common | labels
         written += [one for peer in recipe.peers for one in _written(peer)]
         learner = self._model("the student", (student.name, seed, kind), make, written)
         more = {"student.exits": section.exits, "student.taps": section.taps, "mutual": recipe.mutual}
@@ -225,11 +238,15 @@ class Keys:
         taught = Inputs(more, self._functions(), files=self._objective_files())
         if job.teacher.average_of_student is not None or not job.objective.needs_teacher:
             source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
-        elif job.teacher.live:
-            source = (self._source(link) if link else self._asked()) | Inputs({"teacher.live": True})
         else:
-            source = self.after(store_name(job, link))
+            source = self._answered(link)
         return learner | common | taught | source
+
+    def _answered(self, link: int) -> Inputs:
+        """Return what the answers of the teacher (0) or the i-th model of the chain depend on, recorded or live."""
+        if self.job.teacher.live:
+            return (self._source(link) if link else self._asked()) | Inputs({"teacher.live": True})
+        return self.after(store_name(self.job, link))
 
     def _objective_files(self) -> Mapping[str, str]:
         """Return the code of the objective's own functions."""

@@ -215,7 +215,7 @@ def describe(job: Job, teacher: Teacher, store: Store, out: Path, *, seconds: fl
 
 def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float | None) -> LabelFacts:
     data, manifest = job.data, store.manifest
-    train, validation = data.train, data.validation
+    train, validation = data.for_teacher().train, data.validation  # the page compares with labels
     codec = manifest.signals["logits"].codec
     recording = Recording(
         name=out.name,

@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from potstill.models import Preprocessor, load_weights
-from potstill.pipeline import back, exporting, features, proof, stages
+from potstill.pipeline import back, exporting, features, pool, proof, stages
 from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs
-from potstill.pipeline.keys import stage_name, store_name, student_runs, teacher_folder, teachers_of
+from potstill.pipeline.keys import kinds, stage_name, store_name, student_runs, teacher_folder, teachers_of
 from potstill.pipeline.making import Making, check_recorded, write_privacy
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.racing import (
@@ -35,7 +35,7 @@ from potstill.pipeline.racing import (
     training_settings,
 )
 from potstill.pipeline.stage import Files, Held, Stage, Trained
-from potstill.pipeline.student import KINDS, Arm, Student
+from potstill.pipeline.student import Arm, Kind, Student
 from potstill.pipeline.timing import Timing
 from potstill.recipe.schema import Training
 from potstill.store import open_store
@@ -51,7 +51,7 @@ def after_teachers(made: Making) -> list[Stage]:
     found = recording(made) if records else []
     for number in range(1, len(job.chain) + 1):
         found += [*_link(made, number), *([_store(made, number)] if records else [])]
-    found += [*_students(made), *_proof(made)]
+    found += [*_pool(made), *_students(made), *_proof(made)]
     return found + (list(_back(made)) if job.has_teacher and job.recipe.back_to_teacher is not None else [])
 
 
@@ -137,6 +137,20 @@ def _store(made: Making, link: int = 0) -> Stage:
     )
 
 
+def _pool(made: Making) -> list[Stage]:
+    """Return the stage that keeps what the teacher calls the samples without a label, where there are such."""
+    job, out, train = made.job, made.out, made.job.data.train
+    if "pseudo" not in kinds(job):
+        return []
+
+    def work() -> None:
+        held = proof.held_by_teacher(job, made.measured()).get("teacher", [None])
+        pool.write_pool(job, made.source(0) or made.live(), held[0], out)
+
+    does = f"the teacher's classes of {len(train) - train.num_labelled:,} samples without a label, and how sure it is"
+    return [Stage("pool", made.key.pool, Files((pool.FILE, pool.FACTS)), work, does)]
+
+
 def _link(made: Making, number: int) -> Iterator[Stage]:
     """Yield the stages that train the i-th model of the chain, counted from 1, with the model before it."""
     link, seed = made.job.chain[number - 1], made.job.recipe.seed
@@ -150,13 +164,26 @@ def _link(made: Making, number: int) -> Iterator[Stage]:
 def _students(made: Making) -> Iterator[Stage]:
     """Yield the stages that train the students, alone and distilled: rates first, then every seed."""
     job = made.job
-    for kind in KINDS:
+    for kind in kinds(job):
         yield from _student_arm(made, kind, (job.recipe.seed, kind), job.student, len(job.chain)).rates()
     for seed, kind in student_runs(job):
         arm = _student_arm(made, kind, (seed, kind), job.student, len(job.chain))
-        length = _length(job.student.fresh(seed, "alone"), arm.settings)
-        does = f"train for {length}, {'with the teacher' if kind == 'distilled' else 'labels only'}"
-        yield arm.stage(stage_name(seed, kind), Trained(job.student.folder(seed, kind), arm.probe), does)
+        length, learns = _length(job.student.fresh(seed, "alone"), arm.settings), _learns(job, arm.settings, kind)
+        result = Trained(job.student.folder(seed, kind), arm.probe)
+        yield arm.stage(stage_name(seed, kind), result, f"train for {length}, {learns}")
+
+
+def _learns(job: Job, settings: Training, kind: Kind) -> str:
+    """Return what a student learns from, for a plan."""
+    train = job.data.train
+    if train.labelled is None:
+        return "with the teacher" if kind == "distilled" else "labels only"
+    few, unknown = train.num_labelled, len(train) - train.num_labelled
+    if kind == "distilled":
+        share = f"{job.stream(job.data).labelled_in_batch(settings.batch_size)} of {settings.batch_size} in a batch"
+        return f"with the teacher, {few:,} labels ({share})"
+    again = f"{few:,} labels only, as many steps"
+    return again if kind == "alone" else f"{few:,} labels and the teacher's for {unknown:,} samples"
 
 
 def _proof(made: Making) -> list[Stage]:
@@ -263,7 +290,8 @@ def _student_arm(made: Making, name: str, arm: Arm, student: Student, link: int)
 
     def fit(folder: Path, **how: Any) -> Result:
         teacher = made.source(link) if kind == "distilled" else None
-        return stages.train_student(job, arm, folder, teacher=teacher, **how)
+        of = pool.labelled_by_teacher(job, made.out) if kind == "pseudo" else job
+        return stages.train_student(of, arm, folder, teacher=teacher, **how)
 
     return _Arm(
         made,

@@ -22,11 +22,11 @@ from potstill.export import OnnxModel, export_onnx, recommended
 from potstill.models import Preprocessor, flops
 from potstill.models.beside_weights import copied
 from potstill.models.together import other_students
-from potstill.pipeline import stages
+from potstill.pipeline import pool, stages
 from potstill.pipeline.build import Job
 from potstill.pipeline.facts import as_pictures
 from potstill.pipeline.judging import higher_is_better, rises_still
-from potstill.pipeline.keys import seeds
+from potstill.pipeline.keys import kinds, seeds
 from potstill.pipeline.makers import answers_in
 from potstill.pipeline.making import Making
 from potstill.pipeline.student import KINDS
@@ -37,6 +37,7 @@ from potstill.teachers.at_rest import contiguous
 Array = np.ndarray[Any, Any]
 EXAMPLES = 32
 OTHER = "other: "
+LEARNS = {"alone": "alone", "pseudo": "on the teacher's labels", "distilled": "distilled"}
 CALIBRATION = "calibration.json"
 RESULTS = {
     "predictions": ("predictions.npz", CALIBRATION),
@@ -63,8 +64,8 @@ def predict_test(made: Making) -> None:
     if test.names is not None:
         found["names"] = np.array(test.names)
     found["rows_of"] = np.array(test.rows_of or "")
-    held: dict[str, list[Array]] = {} if teacher is None else _held_by_teacher(job, teacher)
-    for kind in KINDS:
+    held = held_by_teacher(job, teacher)
+    for kind in kinds(job):
         on_test, held[kind] = [], []
         for seed in seeds(job):
             student = TorchModel(made.deployed(seed, kind), job.student.preprocess)
@@ -92,8 +93,10 @@ def temperatures(out: Path) -> dict[str, list[float]]:
     return {name: [each["temperature"] for each in calibrations] for name, calibrations in found.items()}
 
 
-def _held_by_teacher(job: Job, teacher: Source) -> dict[str, list[Array]]:
+def held_by_teacher(job: Job, teacher: Source | None) -> dict[str, list[Array]]:
     """Return what the teacher answers to the validation split, where asking it about classes is free."""
+    if teacher is None:
+        return {}
     validation = job.data.validation
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
     if job.data.task != "classification" or costs or not teacher.facts.measurable(validation.ids):
@@ -146,7 +149,7 @@ def evaluate_models(made: Making) -> None:
     teacher = made.measured()
     if teacher is not None:
         sizes["teacher"] = size_of(job, teacher, in_onnx=job.recipe.export.wanted)
-    for kind in KINDS:
+    for kind in kinds(job):
         sizes[kind] = size_of(job, TorchModel(made.deployed(chosen, kind), job.student.preprocess))
     for name, (other, _) in other_models(made).items():
         sizes[name] = size_of(job, other)
@@ -171,6 +174,7 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         teacher=found.get("teacher"),
         alone=dict(zip(numbers, found["alone"], strict=True)),
         distilled=dict(zip(numbers, found["distilled"], strict=True)),
+        pseudo=dict(zip(numbers, found["pseudo"], strict=True)) if "pseudo" in found else None,
         sizes=sizes,
         classes=recipe.data.classes or (),
         ids=found["ids"],
@@ -181,6 +185,7 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         limits=_limits(recipe.budget, exported["files"]),
         metric=recipe.judged_by,
         warnings=still_improving(out, recipe, numbers),
+        remarks=pool.in_words(out),
     )
     write_json(out / "evaluation.json", result.to_json())
     return result
@@ -203,9 +208,9 @@ def still_improving(out: Path, recipe: Recipe, numbers: Sequence[int]) -> list[s
         rising = [rises_still(recipe, file, validation) for file in files if file.exists()]
         if rising and 2 * sum(rising) > len(rising):
             found.append(
-                f"The student {kind} was still improving when its training ended, in {sum(rising)} of {len(rising)} "
-                "trainings: its last epoch is its best, and clearly better than a quarter before. Train longer "
-                "(training.epochs) before you compare."
+                f"The student {LEARNS[kind]} was still improving when its training ended, in {sum(rising)} of "
+                f"{len(rising)} trainings: its last epoch is its best, and clearly better than a quarter before. Train "
+                "longer (training.epochs) before you compare."
             )
     return found
 

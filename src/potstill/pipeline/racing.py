@@ -18,7 +18,7 @@ from torch import nn
 
 from potstill.core.errors import DivergedError
 from potstill.core.files import read_json, write_json
-from potstill.data import Data, num_batches, only_classes
+from potstill.data import Data, Stream, only_classes
 from potstill.pipeline.build import Job
 from potstill.pipeline.judging import higher_is_better, is_share
 from potstill.pipeline.processes import on_main
@@ -100,7 +100,7 @@ def race(
     model = make()
     if not learner_of(model).has_rates:
         return None
-    total = settings.epochs * num_batches(len(data.train), settings.batch_size)
+    total = settings.epochs * len(Stream(data.train).sizes(settings.batch_size))
     found = candidates(settings, model, trained=trained, steps=total)
     count, steps = steps_of_each(len(found), total)
     judged_on = len(data.validation) if is_share(recipe) else None
@@ -108,8 +108,8 @@ def race(
 
 
 def training_settings(job: Job, student: Student, kind: str = "distilled") -> Training:
-    """Return a student's training settings with the budget's time limit, ``alone`` without what needs a teacher."""
-    settings = student.training if kind != "alone" else without_teacher(student.training)
+    """Return a student's settings with the budget's time limit, without what needs a teacher where it has none."""
+    settings = without_teacher(student.training) if kind in ("alone", "pseudo") else student.training
     if job.recipe.budget.minutes is None or settings.minutes is not None:
         return settings
     return settings.model_copy(update={"minutes": job.recipe.budget.minutes})
@@ -134,8 +134,8 @@ def teacher_stage(number: int) -> str:
 def teacher_race(job: Job, number: int) -> Race | None:
     """Return the race of the teacher (0), or of the i-th of several, that is trained here."""
     section, model = job.part_of_teacher(number)
-    known = section.classes if isinstance(section, Member) else None
-    data = job.data if known is None else only_classes(job.data, known)
+    known, data = section.classes if isinstance(section, Member) else None, job.data.for_teacher()
+    data = data if known is None else only_classes(data, known)
     settings, trained = section.train or Training(), section.weights is not None
     return race(teacher_stage(number), settings, partial(copy_of, model), recipe=job.recipe, trained=trained, data=data)
 

@@ -56,8 +56,8 @@ def train_teacher(
 ) -> Result:
     """Train the teacher (0), or its i-th member on the classes that it is to know, from labels alone."""
     model, seed = job.teacher_at(number), job.recipe.seed + max(0, number - 1)
-    classes = job.members[number - 1].classes if number else None
-    data = job.data.to_learn() if classes is None else only_classes(job.data, classes)
+    classes, data = job.members[number - 1].classes if number else None, job.data.for_teacher()
+    data = data.to_learn() if classes is None else only_classes(data, classes)
     spec = Spec(
         data=data,
         stream=job.stream(data, seed),
@@ -83,19 +83,23 @@ def train_student(
     label: str | None = None,
     steps: int | None = None,
 ) -> Result:
-    """Train one student: alone from labels, or distilled with the job's objective; all else is equal.
+    """Train one student: from labels, its own or those of ``pool``, or distilled with the job's objective.
 
+    All else is equal: a student that learns from few labels alone makes as many steps, and goes through them again.
     ``settings`` are those of the recipe with nothing left open; ``steps`` as in `train`.
     """
     seed, kind = arm
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
     views = teacher.facts.views if distilled and teacher is not None else None
-    data = job.data.to_learn()
+    data = (job.data.with_labels() if kind == "alone" else job.data).to_learn()
+    repeated = len(data.train) < len(job.data.train)
+    batches = len(job.stream(job.data).sizes(settings.batch_size)) if repeated else None
+    # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
+    stream = job.stream(data, seed) if views is None else job.stream(data, views=views)
     spec = Spec(
         data=data,
-        # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
-        stream=job.stream(data, seed) if views is None else job.stream(data, views=views),
+        stream=replace(stream, batches=batches),
         objective=job.objective if distilled else preset("alone", data.task),
         settings=settings,
         preprocess=job.student.preprocess,

@@ -15,10 +15,11 @@ from potstill.models.taps import Where
 from potstill.models.together import Exits, Together, deployed, inside, inside_peer, plain
 from potstill.recipe import schema
 
-Kind = Literal["alone", "distilled"]
-KINDS: tuple[Kind, ...] = ("alone", "distilled")
+Kind = Literal["alone", "pseudo", "distilled"]
+KINDS: tuple[Kind, ...] = ("alone", "pseudo", "distilled")
+"""How a student learns: from its labels, from these and the teacher's likeliest classes, with the objective."""
 Arm = tuple[int, Kind]
-"""A seed, and whether the student that begins from it is trained alone or distilled."""
+"""A seed, and how the student that begins from it learns."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Student:
     def build(self, seed: int, kind: Kind = "distilled") -> nn.Module:
         """Build the model anew, to be trained or given weights."""
         student = self.make(seed)
-        if kind == "alone":
+        if kind != "distilled":
             return deployed(student)
         if self.section.exits:
             example = self.preprocess(torch.zeros(2, *self.shape))

@@ -222,7 +222,7 @@ def _cost(job: Job, model: Source) -> str:
 
 def _samples(job: Job, model: Source) -> list[tuple[str, Samples]]:
     """Return the labelled samples to ask about, by split: all that recorded answers know, or some."""
-    splits = [("validation", job.data.validation), ("training", job.data.train)]
+    splits = [("validation", job.data.validation), ("training", job.data.for_teacher().train)]
     known = [(name, samples) for name, samples in splits if len(samples) and model.facts.measurable(samples.ids)]
     known = known or splits[1:]  # recorded answers to the training samples are checked to be all there
     if model.facts.listed:

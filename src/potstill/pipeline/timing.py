@@ -38,7 +38,7 @@ class Timing:
         """Return the seconds of a training by labels alone: of a model, with a preprocessing and settings."""
         make, preprocess, settings = training
         if arm not in self._trainings:
-            data = job.data.to_learn()
+            data = (job.data.for_teacher() if arm.startswith("teacher") else job.data).to_learn()
             spec = Spec(
                 data=data,
                 stream=job.stream(data),

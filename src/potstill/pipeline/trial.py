@@ -189,7 +189,8 @@ def _write_and_compare(job: Job, model: nn.Module, inputs: Tensor, expected: Ten
             file = OnnxModel(path)
             answers = np.concatenate([_asked(file, inputs[:size].numpy()) for size in SIZES])
             wanted = in_target_units(job, torch.cat([expected[:size] for size in SIZES]).numpy())
-            targets = np.resize(job.data.train.targets[:1], (len(wanted), *job.data.train.targets.shape[1:]))
+            known = job.data.for_teacher().train.targets
+            targets = np.resize(known[:1], (len(wanted), *known.shape[1:]))
             found = parity(wanted, answers, targets, job.data.task, exact=True)
             if not found.ok:
                 raise PotstillError(f"of its ONNX file, {'; '.join(found.reasons)}.")

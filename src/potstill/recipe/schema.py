@@ -69,6 +69,12 @@ class DataSection(Section):
     standardise_targets: bool = Field(
         True, description="regression: learn each target in units of its mean and standard deviation over train"
     )
+    labels: int | None = Field(
+        None, ge=1, description="how many labels of train students see; the other samples they learn from the teacher"
+    )
+    unlabelled: str | None = Field(
+        None, description="as train: further samples that only the teacher answers; their labels are not read"
+    )
     split: Split = Split()
     augment: Augment = Augment()
 
@@ -484,6 +490,24 @@ class Recipe(Section):
             raise ValueError(f"metric: {self.metric} is no metric of a {self.task}: use one of {', '.join(usable)}")
         return self
 
+    def _few_labels(self) -> None:
+        """Refuse what has no meaning, or is not made, where students do not see every label."""
+        key = "data.labels" if self.data.labels is not None else "data.unlabelled"
+        if self.task != "classification":
+            raise ValueError(f"{key} is for task: classification")
+        if self.teacher is None:
+            raise ValueError(f"{key}: without a teacher nobody answers the samples without a label; add a teacher")
+        refused = {
+            "student.on_features": self.student.on_features is not None,
+            "back_to_teacher": self.back_to_teacher is not None,
+            "teacher.votes": self.teacher.votes is not None,
+            "data.augment.mixup": bool(self.data.augment.mixup),
+            "data.augment.cutmix": bool(self.data.augment.cutmix),
+        }
+        for other, given in refused.items():
+            if given:
+                raise ValueError(f"{key} and {other} do not go together: drop one of the two")
+
     @model_validator(mode="after")
     def _together(self) -> Recipe:
         if self.mutual and not self.peers:
@@ -497,6 +521,8 @@ class Recipe(Section):
             raise ValueError("peers see what the student sees: give preprocess to the student, not to a peer")
         if self.task != "regression" and not self.data.standardise_targets:
             raise ValueError("data.standardise_targets: false is for task: regression; classes have no units")
+        if self.data.labels is not None or self.data.unlabelled is not None:
+            self._few_labels()
         teacher = self.teacher
         separate = teacher is not None and teacher.average_of_student is None
         if teacher is not None and not separate and (self.chain or self.generations > 1):

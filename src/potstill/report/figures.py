@@ -15,8 +15,8 @@ WIDE, NARROW = 520, 330  # pixels: one of two columns on a desktop, one column o
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, SOFT, LINE, PAGE = "var(--ink)", "var(--ink-soft)", "var(--line)", "var(--page)"
 COLOURS = [f"var(--{model})" for model in MODELS]
-SHAPES = ["square", "triangle-up", "circle"]
-DASHES = [[7, 3], [2, 3], [1, 0]]
+SHAPES = ["square", "triangle-up", "diamond", "circle"]
+DASHES = [[7, 3], [2, 3], [7, 3, 2, 3], [1, 0]]
 
 Chart = Any  # an altair chart; altair is imported late, so its types are not known here
 

@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 class Trained:
     """One model that was trained in this run."""
 
-    model: str  # "teacher", "alone" or "distilled"
+    model: str  # "teacher", "alone", "pseudo" or "distilled"
     seed: int | None  # None for the teacher
     history: tuple[Record, ...]  # one record per epoch
     result: Record
@@ -117,7 +117,7 @@ def _recipe(path: Path, text: str) -> Record:
 def _all_trained(folder: Path) -> list[Trained]:
     found = [_trained(folder / "teacher", "teacher", None)]
     seeds = sorted((int(path.name), path) for path in (folder / "seeds").glob("*") if path.name.isdecimal())
-    found += [_trained(path / model, model, seed) for seed, path in seeds for model in ("alone", "distilled")]
+    found += [_trained(path / model, model, seed) for seed, path in seeds for model in ("alone", "pseudo", "distilled")]
     return [trained for trained in found if trained.history or trained.result]
 
 

@@ -14,8 +14,13 @@ MINUS = "\u2212"
 DASH = "\u2013"
 TIMES = "\u00d7"
 
-MODEL_NAMES = {"teacher": "Teacher", "alone": "Student alone", "distilled": "Student distilled"}
-MODELS = ("teacher", "alone", "distilled")
+MODEL_NAMES = {
+    "teacher": "Teacher",
+    "alone": "Student alone",
+    "pseudo": "Student on teacher's labels",
+    "distilled": "Student distilled",
+}
+MODELS = ("teacher", "alone", "pseudo", "distilled")
 
 
 def model_name(name: str) -> str:

@@ -174,7 +174,11 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
             height=74 * len(records) + 45,
         )
     ]
-    labels = {"distilled-alone": "Distilled against alone", "distilled-teacher": "Distilled against teacher"}
+    labels = {
+        "distilled-alone": "Distilled against alone",
+        "distilled-pseudo": "Distilled against the teacher's labels",
+        "distilled-teacher": "Distilled against teacher",
+    }
     labels |= {
         pair: f"Teacher against {pair.removeprefix('teacher-')}"
         for pair in evaluation.differences

@@ -70,7 +70,9 @@ class Learner:
 
 TORCH = Learner(
     train,
-    lambda model, objective, settings, stream: check_settings(model, objective, settings, samples=len(stream.samples)),
+    lambda model, objective, settings, stream: check_settings(
+        model, objective, settings, samples=sum(stream.sizes(settings.batch_size))
+    ),
     lambda model, spec, device: spec.total_steps * estimate(model, spec, device=device),
     has_rates=True,
     length=lambda _, settings: f"{settings.epochs} epochs",

@@ -280,11 +280,10 @@ def _global_batches(run: Run, counters: Counters) -> tuple[Iterator[Batch], Iter
     """Return this process's parts of the epoch's remaining batches, and how many samples each batch has in all."""
     spec, accelerator = run.spec, run.machine.accelerator
     size, per_epoch = spec.settings.batch_size, spec.steps_per_epoch
-    last = len(spec.stream.samples) - (per_epoch - 1) * size
+    counts = spec.stream.sizes(size)
     part_of = partial(spec.stream.epoch, counters.epoch, size, order=spec.seed, workers=spec.settings.workers)
     mine = (accelerator.process_index, accelerator.num_processes)
-    split = per_epoch if last >= accelerator.num_processes else per_epoch - 1
-    counts = [size] * (per_epoch - 1) + [last]
+    split = per_epoch if counts[-1] >= accelerator.num_processes else per_epoch - 1
     parts = part_of(start=counters.batch, stop=split, part=mine)
     if split < per_epoch:
         parts = chain(parts, part_of(start=max(split, counters.batch), stop=per_epoch))

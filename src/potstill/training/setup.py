@@ -85,7 +85,8 @@ def machine_for(student: nn.Module, spec: Spec, accelerator: Accelerator) -> Ite
     images = has_images_inside(student)
     objective = smoothed(spec.objective, spec.settings.label_smoothing, spec.data.task)
     dtype = autocast_dtype(spec.settings.precision, device, student)
-    stages = check_settings(student, objective, spec.settings, samples=len(spec.stream.samples))
+    samples = sum(spec.stream.sizes(spec.settings.batch_size))
+    stages = check_settings(student, objective, spec.settings, samples=samples)
     teacher = _teacher(student, spec, objective, dtype=dtype, device=device)
     student.to(device)
     if images:

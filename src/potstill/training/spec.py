@@ -11,7 +11,7 @@ from torch import nn
 
 from potstill.core import fingerprint
 from potstill.data.samples import Data
-from potstill.data.stream import Stream, num_batches
+from potstill.data.stream import Stream
 from potstill.models.preprocess import Preprocessor
 from potstill.models.taps import Where
 from potstill.objective import Objective
@@ -55,7 +55,7 @@ class Spec:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one pass over the training samples."""
-        return num_batches(len(self.stream.samples), self.settings.batch_size)
+        return len(self.stream.sizes(self.settings.batch_size))
 
     @property
     def total_steps(self) -> int:
@@ -73,6 +73,7 @@ class Spec:
             "seed": self.seed,
             "augment_seed": self.stream.seed,
             "views": self.stream.views,
+            **({} if self.stream.batches is None else {"batches of an epoch": self.stream.batches}),
             "augment": changes and {name: getattr(changes, name) for name in Augment.model_fields},
             "data": self.data.fingerprint,
             "preprocess": [fingerprint.of_weights(self.preprocess), self.preprocess.size],

@@ -1,0 +1,157 @@
+"""Few labels: the arms of a run, what each learns from, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.pipeline.conftest import TINY
+
+import potstill
+from potstill.core.errors import DataError
+from potstill.core.files import read_json
+from potstill.pipeline import Run, plan, run
+from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.keys import kinds
+from potstill.pipeline.making import Making
+from potstill.pipeline.orders import main_job
+from potstill.pipeline.pool import labelled_by_teacher
+from potstill.pipeline.prepare import prepare
+from potstill.pipeline.stage import survey
+from potstill.recipe.schema import Recipe
+from potstill.recipe.yaml import loads
+
+FEW = TINY.replace("  train: digits\n", "  train: digits\n  labels: 40\n")
+ARMS = ("alone", "pseudo", "distilled")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(loads(FEW), out=tmp_path_factory.mktemp("few") / "run")
+
+
+def test_three_students_of_each_seed_make_the_same_number_of_steps(few: Run) -> None:
+    for arm in ARMS:
+        result = read_json(few.folder / f"seeds/1/{arm}/result.json")
+        assert (result["steps"], result["epochs"]) == (3 * 20, 3)  # 62 samples without a label and 2 with one a step
+    assert read_json(few.folder / "teacher/result.json")["steps"] == 3 * 20  # of 1,258 samples, all with their label
+
+
+def test_the_verdict_compares_with_the_teachers_labels(few: Run) -> None:
+    evaluation = few.evaluation
+    assert list(evaluation.models) == ["teacher", *ARMS]
+    assert {"distilled-alone", "distilled-pseudo", "pseudo-alone"} <= set(evaluation.differences)
+    assert len(evaluation.models["pseudo"].per_seed["accuracy"]) == 2
+    said = " ".join(evaluation.verdict.sentences)
+    assert "the same student that learned the teacher's likeliest classes of the samples without a label" in said
+    assert "Students see the labels of 40 of 1,258 training samples (4 of a class)" in said
+    assert "A teacher that is trained here sees the labels of 1,258." in said
+    assert "On the 1,218 training samples without a label the teacher is" in said
+    for file in ("report.html", "export/README.md"):
+        assert "Student on teacher" in (few.folder / file).read_text(encoding="utf-8")
+
+
+def test_labels_of_the_pool_are_the_teachers_likeliest_classes(few: Run) -> None:
+    """Computed again from the teacher's recorded answers, view by view."""
+    job = prepare(loads(FEW), out=few.folder, base=Path())
+    made = Making(job, few.folder)
+    survey(RunFolder(few.folder), main_job(made), made.results)
+    stored, ids = made.source(0), torch.from_numpy(job.data.train.ids)
+    views = [stored.read(ids, torch.full_like(ids, view))["logits"].double().softmax(1).numpy() for view in (0, 1)]
+    expected = (views[0] + views[1]) / 2
+    with np.load(few.folder / "pool.npz") as saved:
+        np.testing.assert_allclose(saved["confidence"], expected.max(1), rtol=1e-6)
+    train, known = labelled_by_teacher(job, few.folder).data.train, job.data.train.labelled
+    assert train.labelled is None
+    np.testing.assert_array_equal(train.targets[~known], expected.argmax(1)[~known])
+    np.testing.assert_array_equal(train.targets[known], job.data.train.targets[known])
+    pool = read_json(few.folder / "pool.json")
+    assert (pool["samples"], pool["labels"]) == (1218, 40)
+    assert pool["confidence"] == pytest.approx(expected.max(1)[~known].mean())
+    assert pool["below_90"] == pytest.approx((expected.max(1)[~known] < 0.9).mean())
+    shares = [
+        np.bincount(part, minlength=10) / len(part) for part in (expected.argmax(1)[~known], train.targets[known])
+    ]
+    assert pool["class_shift"] == pytest.approx(0.5 * np.abs(shares[0] - shares[1]).sum())
+
+
+def test_the_hard_term_is_a_mean_over_labelled_samples(few: Run) -> None:
+    """It begins near 0.1 times log 10, of which a mean over all samples would be a thirtieth."""
+    first = json.loads((few.folder / "seeds/0/distilled/history.jsonl").read_text().splitlines()[0])
+    assert 0.1 < first["parts"]["cross_entropy"] < 0.35
+
+
+def test_a_finished_run_is_kept_and_so_is_the_teacher_when_labels_change(few: Run) -> None:
+    assert all(stage.reused for stage in plan(loads(FEW), out=few.folder).stages[:-1])
+    other = plan(loads(FEW.replace("labels: 40", "labels: 41")), out=few.folder)
+    assert [stage.name for stage in other.stages if stage.reused] == ["teacher"]
+
+
+def test_the_plan_says_what_each_student_learns_from(tmp_path: Path) -> None:
+    does = {stage.name: stage.what for stage in plan(loads(FEW), out=tmp_path / "run").stages}
+    assert does["pool"] == "the teacher's classes of 1,218 samples without a label, and how sure it is"
+    assert does["student alone, seed 0"] == "train for 3 epochs, 40 labels only, as many steps"
+    assert does["student pseudo, seed 0"] == "train for 3 epochs, 40 labels and the teacher's for 1,218 samples"
+    assert does["student distilled, seed 0"] == "train for 3 epochs, with the teacher, 40 labels (2 of 64 in a batch)"
+
+
+@pytest.mark.parametrize("labels", [None, 10])
+def test_a_pool_in_memory_and_a_finished_teacher(tmp_path: Path, labels: int | None) -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(60, 2)).astype(np.float32) + np.array([2, 0], np.float32)
+    pool = 3 * random.normal(size=(200, 2)).astype(np.float32)
+    teacher = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        teacher.weight.copy_(torch.tensor([[-4.0, -4.0], [4.0, 4.0]]))
+        teacher.bias.copy_(torch.tensor([8.0, -8.0]))
+    done = potstill.distill(
+        teacher,
+        {"model": "mlp", "args": {"hidden": [8]}},
+        (inputs, (inputs.sum(1) > 2).astype(np.int64)),
+        unlabelled=pool,
+        labels=labels,
+        out=tmp_path / "run",
+        training={"epochs": 2, "batch_size": 20, "learning_rate": 0.05, "optimizer": "sgd"},
+        export={"formats": []},
+        evaluation={"latency": False},
+    )
+    facts = read_json(done.folder / "data.json")
+    assert facts["train"] - 200 == 42
+    assert facts["labelled"] == (labels or 42)
+    assert set(done.evaluation.models) == {"teacher", *ARMS}
+    with np.load(done.folder / "pool.npz") as saved:
+        np.testing.assert_array_equal(saved["classes"][-200:], pool.sum(1) > 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "regression"}, "data.labels is for task: classification"),
+        ({"teacher": None}, "without a teacher nobody answers"),
+        ({"back_to_teacher": {}}, "data.labels and back_to_teacher do not go together"),
+        (
+            {"data": {"train": "digits", "unlabelled": "x.npz", "augment": {"mixup": 0.2}}},
+            "data.unlabelled and data.augment.mixup",
+        ),
+    ],
+)
+def test_what_does_not_go_with_few_labels_is_refused(change: dict, message: str) -> None:
+    written = {"data": {"train": "digits", "labels": 40}, "student": {"model": "cnn"}}
+    with pytest.raises(ValueError, match=message):
+        Recipe.model_validate({**written, "teacher": {"model": "cnn", "train": {}}, **change})
+
+
+def test_an_average_of_the_student_labels_nothing_beforehand(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({**yaml.safe_load(FEW), "teacher": {"average_of_student": 0.9}})
+    assert kinds(prepare(recipe, out=tmp_path, base=Path())) == ("alone", "distilled")
+    assert kinds(prepare(loads(TINY), out=tmp_path, base=Path())) == ("alone", "distilled")
+
+
+def test_an_unlabelled_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    missing = loads(TINY.replace("  train: digits\n", "  train: digits\n  unlabelled: nothing.npz\n"))
+    with pytest.raises(DataError, match=r"'nothing\.npz' does not exist"):
+        prepare(missing, out=tmp_path, base=tmp_path)
