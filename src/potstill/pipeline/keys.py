@@ -19,6 +19,7 @@ from potstill.pipeline.student import KINDS, Arm, Kind, Student
 from potstill.recipe.schema import Member, Model
 from potstill.teachers.at_rest import TorchModel, modules_of
 from potstill.teachers.model import Source
+from potstill.training.spec import NOT_IN_WEIGHTS
 
 _WHERE = (
     "answers_checked",
@@ -33,8 +34,6 @@ _WHERE = (
     "preprocess",
     "taps",
 )
-_NOT_IN_WEIGHTS = ("checkpoint_every", "track", "workers")
-"""Settings of a training that change nothing in its weights."""
 _PROGRESS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -177,7 +176,7 @@ class Keys:
         settings = {
             **_named(section, place),
             **settings_of(section.preprocess, f"{place}.preprocess"),
-            **settings_of(section.train, f"{place}.train", without=_NOT_IN_WEIGHTS),
+            **settings_of(section.train, f"{place}.train", without=NOT_IN_WEIGHTS),
             **({f"{place}.classes": section.classes} if isinstance(section, Member) else {}),
             **_judged(self.job),
         }
@@ -216,7 +215,7 @@ class Keys:
         """Of a student, taught by the teacher (0) or the i-th model of the chain; the choice of its rates aside."""
         seed, kind = arm
         job, recipe, section = self.job, self.job.recipe, student.section
-        training = settings_of(student.training, "training", without=_NOT_IN_WEIGHTS)
+        training = settings_of(student.training, "training", without=NOT_IN_WEIGHTS)
         training["training.minutes"] = student.training.minutes or recipe.budget.minutes
         settings = {
             **_named(section, "student"),

@@ -166,6 +166,7 @@ class _Booster:
         self.student, self.spec, self._error = student, spec, lightgbm.basic.LightGBMError
         self.batch = spec.stream.first(len(spec.stream.samples))
         self.taught = _asked(spec, self.batch)
+        threads = spec.settings.threads
         settings = {
             "objective": "none",
             "num_class": student.num_classes,
@@ -179,7 +180,7 @@ class _Booster:
             "deterministic": True,
             "force_row_wise": True,
             "use_missing": False,
-            "num_threads": torch.get_num_threads(),
+            "num_threads": threads if isinstance(threads, int) else torch.get_num_threads(),
             "verbosity": -1,
         }
         held = Stream(spec.data.validation).first(len(spec.data.validation))

@@ -40,6 +40,7 @@ class Counters:
         best_loss: its validation loss.
         history_bytes: length of history.jsonl at this moment.
         seen: samples of the current epoch that are done.
+        threads: of the steps to come, where they are chosen; 0 while they are not.
         stopped: why training is over, or None while it is not.
 
     """
@@ -53,6 +54,7 @@ class Counters:
     best_loss: float = float("inf")
     history_bytes: int = 0
     seen: int = 0
+    threads: int = 0
     stopped: Stopped | None = None
 
 

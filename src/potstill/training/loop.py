@@ -38,14 +38,15 @@ from potstill.training.state import (
     agreed,
     diverged,
     float_parameters,
+    is_due,
     refuse_deferred,
     resume,
     save,
     start,
     total_sums,
-    unsaved,
 )
 from potstill.training.step import take_step
+from potstill.training.threads import threads_for
 from potstill.training.track import Tracker, open_trackers
 from potstill.training.validate import Validation, is_better, validate
 
@@ -108,6 +109,7 @@ def train(
         if saved is not None:
             resume(machine, state, saved)
         finished = state.counters.stopped is not None
+        threads = stack.enter_context(threads_for(spec.settings, accelerator, state.counters.threads))
         run = Run(
             spec=spec,
             machine=machine,
@@ -115,6 +117,7 @@ def train(
             identity=identity,
             trackers=_trackers(accelerator, spec.settings, folder, label) if not finished else [],
             started=time.monotonic() - state.counters.seconds,
+            threads=threads,
         )
         for tracker in run.trackers:
             stack.callback(tracker.close)
@@ -140,7 +143,7 @@ def _train(run: Run, state: State, advance: Advance) -> None:
             rate = (state.counters.seen - first) / max(time.monotonic() - began, 1e-9)
             _close_epoch(run, state, rate)
         _decide(run, state, out_of_time)
-        if state.counters.stopped is None and run.spec.settings.checkpoint_every <= unsaved(state):
+        if state.counters.stopped is None and is_due(run, state):
             save(run, state)
     if not state.best:
         raise DivergedError(
@@ -174,7 +177,8 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
             report=settings.gradient_report and counters.batch == 0,
         )
         try:
-            taken = take_step(machine, batch, moment)
+            with run.threads.step():
+                taken = take_step(machine, batch, moment)
         except NotFiniteError as error:
             raise diverged(run, state, f"in step {counters.step + 1}", error.what) from error
         state.sums += taken.sums
@@ -184,14 +188,20 @@ def _epoch(run: Run, state: State, advance: Advance) -> bool:
             machine.teacher.follow(machine.trainee.student, counters.step)
         if settings.ema is not None:
             update_average(state.average, weights, settings.ema, counters.step)
-        state.counters = replace(counters, step=counters.step + 1, batch=counters.batch + 1, seen=counters.seen + count)
+        state.counters = replace(
+            counters,
+            step=counters.step + 1,
+            batch=counters.batch + 1,
+            seen=counters.seen + count,
+            threads=run.threads.number,
+        )
         now = time.monotonic()
         if now - noted > NOTE_SECONDS:
             noted = now
             advance(note=f"loss {float(taken.sums[0]) / len(batch):.4f}")
         else:
             advance()
-        if state.counters.batch < per_epoch and unsaved(state) >= settings.checkpoint_every:
+        if state.counters.batch < per_epoch and is_due(run, state):
             save(run, state)
     return False
 
@@ -228,6 +238,7 @@ def _close_epoch(run: Run, state: State, rate: float) -> None:
         "validation_metric": validation.metric,
         "gradient_norm": float(state.norms) / counters.batch,
         "images_per_second": rate,
+        "threads": torch.get_num_threads(),
     }
     if state.conflict is not None:
         *gradients, cosine = state.conflict.tolist()

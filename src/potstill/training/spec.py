@@ -20,6 +20,9 @@ from potstill.teachers.model import Model
 from potstill.training.average import AverageTeacher
 from potstill.training.validate import Metric
 
+NOT_IN_WEIGHTS = ("checkpoint_every", "track", "workers", "threads")
+"""Settings that say how a training is done and not what comes out of it."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -64,7 +67,7 @@ class Spec:
 
     def identity(self, student: nn.Module) -> dict[str, Any]:
         """Describe the training as JSON-like data: equal descriptions may go on from one another's checkpoints."""
-        settings = self.settings.model_dump(exclude={"checkpoint_every", "track", "workers"})
+        settings = self.settings.model_dump(exclude=set(NOT_IN_WEIGHTS))
         shapes = {name: tuple(p.shape) for name, p in student.state_dict().items() if isinstance(p, torch.Tensor)}
         changes = self.stream.augment
         return {

@@ -20,6 +20,7 @@ from potstill.training.checkpoint import Checkpoint, Counters
 from potstill.training.machine import Machine
 from potstill.training.optimiser import optimiser_tensors, restore_optimiser
 from potstill.training.spec import Spec
+from potstill.training.threads import Threads
 from potstill.training.track import Tracker
 
 
@@ -51,6 +52,7 @@ class Run:
     identity: Mapping[str, Any]
     trackers: list[Tracker]
     started: float
+    threads: Threads
 
     @property
     def history(self) -> Path:
@@ -155,9 +157,10 @@ def agreed(machine: Machine, value: float) -> float:
     return float(broadcast(torch.tensor(value, dtype=torch.float64, device=machine.device)))
 
 
-def unsaved(state: State) -> int:
-    """Return how many steps are not in a checkpoint yet."""
-    return state.counters.step - state.saved_step
+def is_due(run: Run, state: State) -> bool:
+    """Return whether a checkpoint is to be written; not amid steps whose threads are being found out."""
+    unsaved = state.counters.step - state.saved_step
+    return unsaved >= run.spec.settings.checkpoint_every and run.threads.number > 0
 
 
 def float_parameters(student: nn.Module) -> list[nn.Parameter]:
