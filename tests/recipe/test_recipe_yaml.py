@@ -248,7 +248,7 @@ def test_only_the_objective_has_choices_of_types() -> None:
     assert choices == {
         ("objective",), ("objective", "layers"), ("objective", 0, "weight"), ("objective", 0, "on"),
         ("objective", 0, "student"), ("objective", 0, "teacher"), ("teacher", "class_map"),
-        *((*place, "learning_rate") for place in trainings),
+        *((*place, name) for place in trainings for name in ("learning_rate", "threads")),
     }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def history(folder: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in TIMING} for row in rows]
 
 
-@pytest.mark.parametrize("variant", ["sgd", "adamw", "bank", "average"])
+@pytest.mark.parametrize("variant", ["sgd", "adamw", "bank", "average", "few"])
 def test_weights_and_history_are_those_of_an_uninterrupted_training(killed: Path, variant: str) -> None:
     peace = killed / variant / "peace"
     expected, rows = load_file(peace / "weights.safetensors"), history(peace)
@@ -57,7 +57,7 @@ def test_weights_and_history_are_those_of_an_uninterrupted_training(killed: Path
 def test_the_processes_really_died_in_the_middle(killed: Path) -> None:
     lines = [line.split() for line in (killed / "log.txt").read_text().splitlines()]
     events = [line for line in lines if line[1] == "event"]
-    assert len(events) == 20
+    assert len(events) == 25
     assert all(line[2] == "-9" for line in events)
     middle = [line for line in lines if line[1] == "random" and line[2] == "-9" and 0 < int(line[3]) < 30]
     assert middle, "no process was killed between its first and its last checkpoint"

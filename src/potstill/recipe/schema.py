@@ -135,7 +135,7 @@ class Training(Section):
     precision: Precision = "auto"
     checkpoint_every: int = Field(500, ge=1, description="optimiser steps between checkpoints")
     workers: int = Field(0, ge=0, description="processes that load samples")
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
+    threads: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
         "auto", description="of a step on a CPU; `auto` times one against all"
     )
     track: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(default_factory=list)
