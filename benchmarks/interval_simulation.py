@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from potstill.evaluation import delete_one, metrics
 from potstill.evaluation.evaluate import OVER_CLASSES
 from potstill.evaluation.intervals import half_width, interval, mean_squares, spare
+from potstill.tasks import delete_one, kinds, metrics
 
 SEEDS, EXAMPLES = (1, 2, 3, 5, 10), (60, 300, 2000)
 ACCURACIES, SPREADS = (0.8, 0.9, 0.95, 0.98), (0.0, 0.005, 0.01, 0.02)
@@ -228,7 +228,7 @@ def metric_rows(sets: int) -> list[dict[str, Any]]:
                     continue
                 values = np.array([[one.value for one in arm] for arm in each])
                 moved = np.array([[one.deviations for one in arm] for arm in each])
-                about = metrics.RANGES[name]
+                about = kinds.about(name)
                 extra = spare(n) if about.rate else 0.0
                 change = interval(values[1] - values[0], moved[1] - moved[0], extra=extra)
                 missed.setdefault(name, []).append(change.clear)

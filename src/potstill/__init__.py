@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from potstill.core.signals import Batch as Batch
     from potstill.data import Data as Data
     from potstill.data import Samples as Samples
-    from potstill.data import load as load_data
+    from potstill.data.load import load as load_data
     from potstill.export import OnnxModel as OnnxModel
     from potstill.export import load_student as load_student
     from potstill.models import Preprocessor as Preprocessor

@@ -14,8 +14,8 @@ import torch
 
 from potstill.core.errors import DataError, UsageError
 from potstill.data import load
-from potstill.data.label_texts import texts_of
-from potstill.data.labels import in_order
+from potstill.tasks.labels import in_order
+from potstill.tasks.texts import texts_of
 
 
 def csv(path, labels, encoding="utf-8"):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from potstill.evaluation import Size, delete_one, evaluate, metrics
+from potstill.evaluation import Size, evaluate
 from potstill.evaluation.intervals import MeanSquares, expected, half_width, interval, mean_squares, spare, t_quantile
+from potstill.tasks import delete_one, metrics
 
 SIZE = Size(1, 1, 1)
 

@@ -89,7 +89,7 @@ def test_the_hub_reads_the_card(tmp_path: Path) -> None:
     results = {result.metric_type: result for result in data.eval_results}
     assert len(results) == 3
     assert results["accuracy"].metric_value == pytest.approx(0.7), "the exported seed's score, not the average"
-    assert results["f1"].metric_name == "Macro-F1"
+    assert results["f1"].metric_name == "Macro F1"
     assert results["accuracy"].dataset_name == "flowers"
     assert results["accuracy"].dataset_split == "test"
     assert results["accuracy"].task_type == "image-classification"

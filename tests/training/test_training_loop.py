@@ -21,9 +21,10 @@ from potstill.losses import cross_entropy, forward_kl
 from potstill.models.preprocess import Preprocessor
 from potstill.objective import Objective, Term, preset
 from potstill.recipe.schema import Augment, Training
+from potstill.tasks import task_of
 from potstill.training import Metric, learning_rate_at, loop, still_rises, train
 from potstill.training.setup import smoothed
-from potstill.training.validate import Validation, r2
+from potstill.training.validate import Validation
 
 
 def rows(folder: Path) -> list[dict]:
@@ -127,8 +128,9 @@ def test_single_column_regression_trains(toys: ModuleType, tmp_path: Path) -> No
 
 
 def test_r2_of_a_constant_column() -> None:
-    assert r2(np.zeros(1), np.ones(5)) == 1.0
-    assert r2(np.ones(1), np.ones(5)) == 0.0
+    validation = task_of("regression").scores.validation
+    assert validation(np.zeros(1), np.ones(5))[1] == 1.0
+    assert validation(np.ones(1), np.ones(5))[1] == 0.0
 
 
 def test_patience_stops(toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ import typer
 from potstill.cli import show
 from potstill.cli.options import Json
 from potstill.core.errors import UsageError
+from potstill.tasks import headline
+from potstill.tasks.kinds import word
 
 HELPED = {"yes": "helped", "no": "did not help", "unclear": "unclear"}
 FURTHER = ("balanced_accuracy", "auc")  # of the distilled student, beside the headline metric
@@ -44,12 +46,12 @@ def runs(
         return
     rows = []
     for run in found:
-        metric = run.get("metric") or ("r2" if run.get("task") == "regression" else "accuracy")
+        metric = run.get("metric") or headline(str(run.get("task")))
         rows.append(
             [
                 str(run["name"]),
                 str(run["status"]),
-                show.METRIC_NAMES.get(metric, metric),
+                word(metric),
                 *(show.score(metric, run.get(model)) for model in ("teacher", "alone", "distilled")),
                 _helped(run),
                 show.megabytes(run.get("bytes")),
@@ -59,7 +61,7 @@ def runs(
     header = ["run", "status", "metric", "teacher", "alone", "distilled", "distillation", "MB", "created"]
     further = [name for name in FURTHER if any(name in _scores(run) for run in found)]
     at = header.index("distilled") + 1
-    header[at:at] = [show.METRIC_NAMES[name] for name in further]
+    header[at:at] = [word(name) for name in further]
     for row, run in zip(rows, found, strict=True):
         row[at:at] = [show.score(name, _scores(run).get(name)) for name in further]
     if any(run.get("differs") for run in found):

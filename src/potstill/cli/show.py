@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from potstill.core.text import printable
+from potstill.tasks.kinds import is_percent, word
 
 if TYPE_CHECKING:
     from potstill.evaluation import EvaluationResult
@@ -26,7 +27,6 @@ MODEL_NAMES = {
     "pseudo": "student on teacher's labels",
     "distilled": "student distilled",
 }
-METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro_f1": "macro F1", "r2": "R2"}
 
 
 def is_terminal() -> bool:
@@ -134,7 +134,7 @@ def evaluation(result: EvaluationResult) -> None:
                 number(latency.get("p50")) + (f" in {scores.runtime}" if several and latency else ""),
             ]
         )
-    table(["", METRIC_NAMES.get(metric, metric), "95% interval", "parameters", "MB", "ms"], rows, right=range(1, 6))
+    table(["", word(metric), "95% interval", "parameters", "MB", "ms"], rows, right=range(1, 6))
     seeds = f", students averaged over {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
     # The verdict's limits are about the exported file, which has another size and runtime.
     timed = "" if several else f", ms in {min(runtimes)}"
@@ -166,7 +166,7 @@ def score(metric: str, value: float | None) -> str:
         return NOTHING
     from potstill.evaluation import shown
 
-    return f"{shown.level(metric, value)}{'%' if metric in shown.PERCENT else ''}"
+    return f"{shown.level(metric, value)}{'%' if is_percent(metric) else ''}"
 
 
 def interval(metric: str, bounds: Sequence[float] | None) -> str:

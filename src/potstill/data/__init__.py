@@ -6,8 +6,9 @@ from potstill.data.augment import AugmentSettings, augment, check_augment, mix
 from potstill.data.checks import check, label_shift
 from potstill.data.columns import Column
 from potstill.data.load import channel_statistics, load
-from potstill.data.samples import Data, Finding, Samples, make_samples, only_classes
+from potstill.data.samples import Data, Samples, make_samples, only_classes
 from potstill.data.stream import Stream
+from potstill.tasks.base import Finding
 
 __all__ = [
     "AugmentSettings",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 
 from potstill.core.errors import DataError
 from potstill.data.images import Decoded
-from potstill.data.samples import OWN_IDS, Array, Data, Finding, Ints, Samples, Subset, digests_of
+from potstill.data.samples import OWN_IDS, Data, Ints, Samples, Subset, digests_of
+from potstill.tasks import task_of
+from potstill.tasks.base import Finding, listed
 
-_LISTED = 10
 _SHIFT = 0.05
 
 
@@ -44,10 +44,11 @@ def check(data: Data) -> tuple[Finding, ...]:
         both = np.intersect1d(data.splits[first].ids, data.splits[second].ids)
         if len(both):
             raise DataError(
-                f"{len(both)} ids are in both {first} and {second}, for example {_listed(both)}. An id must name one "
+                f"{len(both)} ids are in both {first} and {second}, for example {listed(both)}. An id must name one "
                 "sample: remove the samples from one of the splits, or leave data.id out so that rows are numbered."
             )
-    findings = _check_classes(data) if data.task == "classification" else _check_numbers(data)
+    targets = {name: samples.targets for name, samples in data.splits.items()}
+    findings = task_of(data.task).targets.check(targets, data.classes, data.scale)
     return (*findings, *_shared(data), *_shifted(data))
 
 
@@ -57,11 +58,7 @@ def label_shift(data: Data) -> dict[str, float]:
     Classification: total variation distance of the class shares. Regression: Kolmogorov-Smirnov statistic, the
     largest over the target columns.
     """
-    return {
-        name: _distance(data, data.train.targets, data.splits[name].targets)
-        for name in ("validation", "test")
-        if len(data.splits[name]) and len(data.train)
-    }
+    return {name: distance for name, (distance, _) in _shifts(data).items()}
 
 
 def _check_ids(name: str, samples: Samples) -> None:
@@ -69,7 +66,7 @@ def _check_ids(name: str, samples: Samples) -> None:
     if len(ids) < len(samples):
         twice = ids[counts > 1]
         raise DataError(
-            f"{name}: {len(twice)} ids are not unique, for example {_listed(twice)}. Choose another id column, or "
+            f"{name}: {len(twice)} ids are not unique, for example {listed(twice)}. Choose another id column, or "
             "leave data.id out so that rows are numbered."
         )
 
@@ -91,59 +88,6 @@ def _check_values(name: str, samples: Samples) -> None:
         if len(rows):
             first = samples.called(start + int(rows[0]))
             raise DataError(f"{name}: inputs hold NaN or infinite values, first in {first}. Repair or remove them.")
-
-
-def _check_classes(data: Data) -> list[Finding]:
-    counts = {
-        name: np.bincount(samples.targets, minlength=data.num_outputs)
-        for name, samples in data.splits.items()
-        if samples.targets.min() >= 0 and samples.targets.max() < data.num_outputs
-    }
-    outside = sorted(set(data.splits) - set(counts))
-    if outside:
-        raise DataError(f"{outside[0]}: targets are outside 0 to {data.num_outputs - 1}, the numbers of the classes.")
-    present = np.flatnonzero(counts["train"])
-    if len(present) < 2:
-        raise DataError(
-            f"train has one class only, '{data.classes[present[0]]}': there is nothing to learn. "
-            "Check data.target, or give samples of other classes."
-        )
-    findings = []
-    absent = np.flatnonzero(counts["train"] == 0)
-    if len(absent):
-        held = int((counts["validation"] + counts["test"])[absent].sum())
-        text = (
-            f"{len(absent)} of {data.num_outputs} classes have no sample in train: {_names(data, absent)}; "
-            f"{held} samples of validation and test are of these classes."
-        )
-        findings.append(Finding("warning", "class-not-in-train", text, len(absent)))
-    for name in ("validation", "test"):
-        gone = np.flatnonzero((counts["train"] > 0) & (counts[name] == 0))
-        if len(gone):
-            what = "1 class of train has" if len(gone) == 1 else f"{len(gone)} classes of train have"
-            text = f"{what} no sample in {name}: {_names(data, gone)}."
-            findings.append(Finding("warning", f"class-not-in-{name}", text, len(gone)))
-    return findings
-
-
-def _check_numbers(data: Data) -> list[Finding]:
-    for name, samples in data.splits.items():
-        largest = float(np.abs(samples.targets).max(initial=0.0))
-        # Errors are squared: as 64-bit floats where they are measured, as 32-bit ones where targets are learned raw.
-        if largest > (1e150 if data.scale is not None else 1e18):
-            raise DataError(
-                f"{name}: targets reach {largest:g}, and the squares of errors would overflow. Divide them by a "
-                f"constant{'.' if data.scale is not None else ', or leave data.standardise_targets on.'}"
-            )
-    columns = data.train.targets.reshape(len(data.train), -1)
-    learnt = data.to_learn().train.targets.reshape(columns.shape).astype(np.float32)
-    constant = np.flatnonzero(learnt.min(axis=0) == learnt.max(axis=0))
-    if len(constant):
-        raise DataError(
-            f"train: target column {constant[0]} has one value only, {columns[0, constant[0]]:g}"
-            f"{'' if data.scale is not None else ', as a 32-bit float'}: there is nothing to learn. Check data.target."
-        )
-    return []
 
 
 def _shared(data: Data) -> list[Finding]:
@@ -176,14 +120,7 @@ def _called(samples: Samples, rows: Ints) -> str:
 
 def _shifted(data: Data) -> list[Finding]:
     findings = []
-    for name, distance in label_shift(data).items():
-        sizes = 1 / len(data.train) + 1 / len(data.splits[name])
-        if data.task == "classification":
-            # The distance that two samples of one population have on average, doubled.
-            shares = np.bincount(data.train.targets, minlength=data.num_outputs) / len(data.train)
-            chance = float(np.sqrt(2 / np.pi * shares * (1 - shares) * sizes).sum())
-        else:
-            chance = 1.63 * float(np.sqrt(sizes))  # the 1 % critical value
+    for name, (distance, chance) in _shifts(data).items():
         if distance > chance + _SHIFT:
             text = (
                 f"the labels of {name} are distributed differently from those of train: distance {distance:.3f} "
@@ -193,24 +130,11 @@ def _shifted(data: Data) -> list[Finding]:
     return findings
 
 
-def _distance(data: Data, first: Array, second: Array) -> float:
-    if data.task == "classification":
-        shares = [np.bincount(part, minlength=data.num_outputs) / len(part) for part in (first, second)]
-        return float(0.5 * np.abs(shares[0] - shares[1]).sum())
-    pairs = zip(first.reshape(len(first), -1).T, second.reshape(len(second), -1).T, strict=True)
-    return max(_kolmogorov_smirnov(a, b) for a, b in pairs)
-
-
-def _kolmogorov_smirnov(first: Array, second: Array) -> float:
-    both = np.concatenate([first, second])
-    below = [np.searchsorted(np.sort(part), both, side="right") / len(part) for part in (first, second)]
-    return float(np.abs(below[0] - below[1]).max())
-
-
-def _names(data: Data, numbers: Array) -> str:
-    return _listed([data.classes[number] for number in numbers])
-
-
-def _listed(values: Sequence[object] | Array) -> str:
-    shown = ", ".join(str(value) for value in values[:_LISTED])
-    return f"{shown} and {len(values) - _LISTED} more" if len(values) > _LISTED else shown
+def _shifts(data: Data) -> dict[str, tuple[float, float]]:
+    """Return how far the labels of validation and test are from those of train, and what chance explains of it."""
+    shift = task_of(data.task).targets.shift
+    return {
+        name: shift(data.train.targets, data.splits[name].targets, data.num_outputs)
+        for name in ("validation", "test")
+        if len(data.splits[name]) and len(data.train)
+    }

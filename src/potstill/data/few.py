@@ -13,7 +13,8 @@ from torch import Tensor
 
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
-from potstill.data.samples import Data, Digests, Fetch, Finding, Ints, Samples, digests_of, make_samples
+from potstill.data.samples import Data, Digests, Fetch, Ints, Samples, digests_of, make_samples
+from potstill.tasks.base import Finding
 
 UNKNOWN = -1
 """The class of a sample whose label is not known."""

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from potstill.core.errors import DataError
 from potstill.core.text import counted
 from potstill.data.files import not_a_file
-from potstill.data.labels import in_order
-from potstill.data.samples import Finding
+from potstill.tasks.base import Finding
+from potstill.tasks.labels import in_order
 
 _LISTED = 3
 

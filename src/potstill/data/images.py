@@ -27,7 +27,8 @@ from potstill.core.text import counted
 from potstill.data.folders import Listing, list_files
 from potstill.data.pictures import Form, Head, head_of, opened, quietly, settled, to_pixels
 from potstill.data.raw import Raw, Stored, as_array, stored_array
-from potstill.data.samples import Array, Finding, Ints, Rows, digest_bytes, digest_rows, id_of_text
+from potstill.data.samples import Array, Ints, Rows, digest_bytes, digest_rows, id_of_text
+from potstill.tasks.base import Finding
 
 KEPT_BYTES = 2 * 1024**3
 """Sources larger than this, decoded, are read from where they are instead of being kept in memory."""

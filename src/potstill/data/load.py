@@ -12,18 +12,20 @@ import numpy as np
 from potstill.core import random
 from potstill.core.errors import DataError, UsageError
 from potstill.core.explain import clear_errors
-from potstill.core.scale import TargetScale, scale_of
-from potstill.data import checks, labels, tables
+from potstill.core.scale import scale_of
+from potstill.data import checks, tables
 from potstill.data.columns import Column
 from potstill.data.few import UNKNOWN, check_pool, hide_labels, told, with_pool
 from potstill.data.files import check_encoding
-from potstill.data.label_texts import texts_of
 from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
-from potstill.data.remarks import on_columns
-from potstill.data.samples import Array, Data, Finding, Ints, Samples, Task, make_samples
+from potstill.data.remarks import merged_values, on_columns
+from potstill.data.samples import Array, Data, Samples, make_samples
 from potstill.data.sources import Options, read, read_unlabelled
 from potstill.data.splits import split_rows
+from potstill.tasks import TaskName, task_of
+from potstill.tasks.base import Finding
+from potstill.tasks.texts import texts_of
 
 _ROLES = ("train", "validation", "test")
 _UNNAMED = 64
@@ -37,7 +39,7 @@ def load(
     validation: Any = None,
     test: Any = None,
     args: Mapping[str, Any] | None = None,
-    task: Task = "classification",
+    task: TaskName = "classification",
     inputs: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     target: str = "label",
@@ -98,11 +100,10 @@ def load(
         DataError: data that cannot be used; names the file, row, column or class.
 
     """
-    if task not in get_args(Task):
-        raise UsageError(f"task='{task}': expected one of {', '.join(get_args(Task))}.")
+    asked = task_of(task)
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad='{on_bad}': expected one of {', '.join(get_args(OnBad))}.")
-    if (unlabelled is not None or num_labels is not None) and task != "classification":
+    if (unlabelled is not None or num_labels is not None) and not asked.exclusive:
         raise UsageError(f"data.unlabelled and data.labels are for task: classification, not for {task}.")
     if inputs is not None and exclude is not None:
         raise UsageError("data.inputs and data.exclude are two ways to choose columns. Give one of them.")
@@ -135,24 +136,18 @@ def load(
             raise DataError("The source of unlabelled has no samples.")
         raws["unlabelled"] = moved_apart(pool, "unlabelled")
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
-    names: tuple[str, ...] = ()
-    scale: TargetScale | None = None
-    targets: Mapping[str, Array]
-    if task == "classification":
-        found = {role: raw.labels for role, raw in raws.items() if role != "unlabelled"}
-        names, targets, remarks = labels.number(found, classes=classes, label_names=raws["train"].label_names)
-        findings += remarks
-    else:
-        targets = {role: labels.values_of(raw.labels, role) for role, raw in raws.items()}
-        scale = scale_of(targets["train"]) if standardise_targets else None
-        if scale is None:  # in standard units no difference is lost
-            findings += labels.merged_values(raws["train"].labels)
+    labels = {role: raw.labels for role, raw in raws.items() if role != "unlabelled"}
+    targets = asked.targets.number(labels, classes, raws["train"].label_names)
+    findings += targets.findings
+    scale = scale_of(targets.of["train"]) if standardise_targets and asked.has_units else None
+    if scale is None and asked.has_units:  # in standard units no difference is lost
+        findings += merged_values(raws["train"].labels)
     contents, columns, remarks = _contents(raws)
-    remarks += _on_columns(raws["train"], contents["train"], targets["train"])
+    remarks += _on_columns(raws["train"], contents["train"], targets.of["train"])
     splits = {
         role: make_samples(
             raw.ids,
-            targets[role] if role in targets else np.full(len(raw), UNKNOWN, dtype=np.int64),
+            targets.of[role] if role in targets.of else np.full(len(raw), UNKNOWN, dtype=np.int64),
             contents[role].fetch,
             digests=contents[role].digests,
             names=raw.names,
@@ -166,10 +161,10 @@ def load(
         validation=splits["validation"],
         test=splits["test"],
         task=task,
-        classes=names,
+        classes=targets.classes,
         kind="image" if len(shape) == 3 else "vector",
         shape=shape,
-        num_outputs=len(names) if task == "classification" else _num_columns(targets),
+        num_outputs=targets.num_outputs,
         findings=findings + remarks,
         columns=columns,
         scale=scale,
@@ -233,7 +228,9 @@ def _read_all(sources: Mapping[str, Any], options: Options, on_bad: OnBad) -> di
     return {role: moved_apart(without_bad(raws[role], role, on_bad), role) for role in _ROLES if role in raws}
 
 
-def _with_made_splits(raws: dict[str, Raw], task: Task, fractions: Mapping[str, float], seed: int) -> dict[str, Raw]:
+def _with_made_splits(
+    raws: dict[str, Raw], task: TaskName, fractions: Mapping[str, float], seed: int
+) -> dict[str, Raw]:
     wanted = {role: 0.0 if role in raws else fraction for role, fraction in fractions.items()}
     whole = raws["train"]
     if not any(wanted.values()):
@@ -242,9 +239,7 @@ def _with_made_splits(raws: dict[str, Raw], task: Task, fractions: Mapping[str, 
             role = missing[0]
             raise DataError(f"The {role} split is empty: set data.split.{role} above 0, or name data.{role}.")
         return raws
-    strata: Ints = np.zeros(len(whole), dtype=np.int64)
-    if task == "classification":
-        strata = labels.named(whole.labels)[1]
+    strata = task_of(task).targets.strata(whole.labels)
     rows = split_rows(whole.ids, strata, validation=wanted["validation"], test=wanted["test"], seed=seed)
     made = dict(zip(_ROLES, (whole.take(part) for part in rows), strict=True))
     return {role: raws[role] if role != "train" and role in raws else made[role] for role in _ROLES}
@@ -282,10 +277,3 @@ def _contents(raws: Mapping[str, Raw]) -> tuple[dict[str, Stored], tuple[Column,
     if len(set(dtypes.values())) > 1:
         raise DataError(f"Samples have different types: {dtypes}. Give uint8 pixels, or floats, in all splits.")
     return found, columns, tuple(findings)
-
-
-def _num_columns(targets: Mapping[str, Array]) -> int:
-    widths = {role: 1 if array.ndim == 1 else array.shape[1] for role, array in targets.items()}
-    if len(set(widths.values())) > 1:
-        raise DataError(f"Targets have different numbers of columns: {widths}. Make them equal.")
-    return widths["train"]

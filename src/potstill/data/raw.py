@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from potstill.core.errors import DataError
-from potstill.data.samples import OWN_IDS, Array, Digests, Fetch, Finding, Ints, Rows, digest_rows, id_of_text, subset
+from potstill.data.samples import OWN_IDS, Array, Digests, Fetch, Ints, Rows, digest_rows, id_of_text, subset
+from potstill.tasks.base import Finding
 
 OnBad = Literal["error", "skip"]
 _LISTED = 10

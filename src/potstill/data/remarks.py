@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from potstill.core import random
-from potstill.data.samples import Array, Finding, Ints
+from potstill.data.columns import Column, merged
+from potstill.data.samples import Array, Ints
+from potstill.tasks.base import Finding
 
 _LOOKED_AT = 20_000
 _FEWEST = 40
@@ -160,3 +162,15 @@ def _area(values: Array, positive: Array) -> float:
     pairs = float(positive.sum()) * float((~positive).sum())
     area = float(ranks[positive].sum() - positive.sum() * (positive.sum() + 1) / 2) / pairs
     return max(area, 1 - area)
+
+
+def merged_values(values: Array) -> tuple[Finding, ...]:
+    """Say how many different regression targets of the train split 32-bit floats cannot tell apart."""
+    lost = 0 if values.ndim > 1 else merged(Column("target"), values)
+    if not lost:
+        return ()
+    text = (
+        f"the targets of train are {len(np.unique(values)):,} different numbers, {lost:,} of which 32-bit floats "
+        f"cannot tell from their neighbours: models learn them as equal. Leave data.standardise_targets on."
+    )
+    return (Finding("warning", "merged-targets", text, lost),)

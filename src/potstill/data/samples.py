@@ -19,35 +19,18 @@ from potstill.core import fingerprint
 from potstill.core.scale import TargetScale
 from potstill.core.text import counted, printable
 from potstill.data.columns import Column
+from potstill.tasks import TaskName, task_of
+from potstill.tasks.base import Finding
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Digests = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 Fetch = Callable[[Ints], Tensor]
-Task = Literal["classification", "regression"]
 Kind = Literal["image", "vector"]
 OWN_IDS = 1 << 40
 """Row numbers are below; those of validation and test begin at multiples of it."""
 _LISTED = 12
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One counted remark about the data.
-
-    Attributes:
-        level: ``"warning"`` for what may spoil a result, ``"info"`` for the rest.
-        code: a short stable word, for example ``"shared-samples"``.
-        message: one sentence for people, with the numbers in it.
-        count: how many samples, classes or files it is about.
-
-    """
-
-    level: Literal["warning", "info"]
-    code: str
-    message: str
-    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,7 +158,7 @@ class Data:
     train: Samples
     validation: Samples
     test: Samples
-    task: Task
+    task: TaskName
     classes: tuple[str, ...]
     kind: Kind
     shape: tuple[int, ...]
@@ -261,13 +244,7 @@ def describe(data: Data) -> str:
 
 
 def _spread(data: Data, samples: Samples) -> str:
-    if not len(samples):
-        return ""
-    if data.task == "classification":
-        counts = np.bincount(samples.targets[samples.targets >= 0], minlength=max(1, data.num_outputs))
-        low, high = counts.min(), counts.max()
-        return f", {low:,} of each class" if low == high else f", {low:,} to {high:,} of a class"
-    return f", targets {samples.targets.min():g} to {samples.targets.max():g}, mean {samples.targets.mean():g}"
+    return task_of(data.task).targets.spread(samples.targets, data.num_outputs) if len(samples) else ""
 
 
 def _column(column: Column) -> str:

@@ -17,11 +17,11 @@ from torch.utils.data import TensorDataset
 from potstill.core.errors import DataError, UsageError, did_you_mean
 from potstill.core.optional import require
 from potstill.data import functions, images, tables
-from potstill.data.label_texts import texts_of
-from potstill.data.labels import with_gaps
 from potstill.data.pictures import Form
 from potstill.data.raw import Raw, as_array, ids_of, missing, stored_array
-from potstill.data.samples import Array, Finding, Task
+from potstill.data.samples import Array
+from potstill.tasks import TaskName, task_of
+from potstill.tasks.base import Finding
 
 _ROLES = {
     "train": "train",
@@ -42,7 +42,7 @@ _ACCEPTED = (
 class Options:
     """How sources are read; the fields are those of the recipe's data section."""
 
-    task: Task = "classification"
+    task: TaskName = "classification"
     inputs: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
     target: str = "label"
@@ -138,9 +138,9 @@ def _read_one(source: Any, role: str, options: Options) -> Raw:
         raise UsageError(f"data.encoding is for CSV and JSONL files, not for data.{role}. Remove it.")
     if raw.labels.shape[0] != len(raw.ids) or not raw.labels.ndim:
         raise DataError(f"{role}: {len(raw)} inputs but targets of shape {raw.labels.shape}; expected one for each.")
-    found = texts_of(raw.labels, role) if options.task == "classification" else with_gaps(raw.labels)
+    labels = task_of(options.task).targets.read(raw.labels, role)
     rows_of = None if raw.own_ids else Path(source).name if isinstance(source, str | Path) else f"data.{role}"
-    return replace(raw, labels=found, bad={**missing(found), **raw.bad}, rows_of=rows_of)
+    return replace(raw, labels=labels, bad={**missing(labels), **raw.bad}, rows_of=rows_of)
 
 
 def _is_plain_text(source: Any) -> bool:
@@ -192,7 +192,7 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
         id_column=options.id_column,
         exclude=options.exclude,
         encoding=options.encoding,
-        text_target=options.task == "classification",
+        text_target=task_of(options.task).has_classes,
     )
 
 

@@ -19,10 +19,11 @@ from potstill.core.optional import require
 from potstill.core.text import counted
 from potstill.data.columns import Column, as_categories, as_numbers, merged, merged_places, number_column
 from potstill.data.files import not_a_file, utf8_content
-from potstill.data.label_texts import without_guesses
 from potstill.data.npz import read_npz
 from potstill.data.raw import Raw, Stored, Table, ids_of, stored_array
-from potstill.data.samples import Array, Finding
+from potstill.data.samples import Array
+from potstill.tasks.base import Finding
+from potstill.tasks.texts import without_guesses
 
 MAX_CATEGORIES = 1000
 SUFFIXES = frozenset({".csv", ".parquet", ".jsonl", ".npz"})

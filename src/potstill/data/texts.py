@@ -20,7 +20,8 @@ from potstill.core.fingerprint import of_json
 from potstill.core.optional import require
 from potstill.core.random import key
 from potstill.data.files import not_a_file
-from potstill.data.samples import Finding, Ints, id_of_text
+from potstill.data.samples import Ints, id_of_text
+from potstill.tasks.base import Finding
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _LISTED = 10

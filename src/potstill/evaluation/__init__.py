@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from potstill.evaluation.calibrate import Calibration, calibrate
 from potstill.evaluation.evaluate import EvaluationResult, ModelScores, Size, evaluate, with_limits
 from potstill.evaluation.latency import latency
 from potstill.evaluation.predict import predict
 from potstill.evaluation.verdict import Difference, Limit, Verdict
+from potstill.tasks import metrics
+from potstill.tasks.calibrate import Calibration, calibrate
 
 __all__ = [
     "Calibration",
@@ -19,6 +20,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "latency",
+    "metrics",
     "predict",
     "with_limits",
 ]

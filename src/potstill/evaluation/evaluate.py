@@ -6,38 +6,34 @@ Pure NumPy: nothing here runs a model. Shape legend: n test examples, c classes,
 from __future__ import annotations
 
 import warnings as python_warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import PotstillError, PotstillWarning, UsageError
-from potstill.evaluation import delete_one, metrics
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_softmax
-from potstill.evaluation.delete_one import Jackknife, of_mean
 from potstill.evaluation.intervals import interval, spare
-from potstill.evaluation.result import EvaluationResult, ModelScores, Size, Task
+from potstill.evaluation.result import EvaluationResult, ModelScores, Size
 from potstill.evaluation.verdict import Difference, Limit, Verdict, exported_confidence, judge, weak_teacher
+from potstill.tasks import TaskName, metrics, task_of
+from potstill.tasks.arrays import Array, Floats, Ints
+from potstill.tasks.base import Apart, Measure
+from potstill.tasks.kinds import about
 
 __all__ = ["EvaluationResult", "ModelScores", "Size", "evaluate", "with_limits"]
-
-Measure = Callable[[Array, Array], Jackknife | None]
 
 Scored = tuple[Difference, tuple[float, ...]]  # a score with its interval, and the value of each seed
 
 CLASSES_SHOWN = 100
 CLASSES_NAMED = 5
 DISAGREEMENTS = 24  # listed at most
-HEADLINES: Mapping[Task, str] = {"classification": "accuracy", "regression": "r2"}
 OVER_CLASSES = ("balanced_accuracy", "auc")  # averages over classes, however few examples a class has
-ABOUT_TEACHER = ("agreement", "kl_to_teacher")  # of no worth in themselves: they are no headline
 
 
 def evaluate(
     *,
-    task: Task,
+    task: TaskName,
     targets: Array,
     teacher: Array | None,
     alone: Mapping[int, Array],
@@ -106,15 +102,16 @@ def evaluate(
         **{kind: [np.asarray(each[number]) for number in seeds] for kind, each in students.items()},
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
-    columns = 1 if task == "classification" else checked_values(targets, targets)[1].shape[1]
-    tables = measures(task, None if teacher is None else np.asarray(teacher), columns=columns)
-    headline = metric or HEADLINES[task]
-    if headline not in tables or headline in ABOUT_TEACHER:
-        usable = ", ".join(name for name in tables if name not in ABOUT_TEACHER)
+    asked = task_of(task)
+    columns = 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
+    tables = asked.scores.measures(None if teacher is None else np.asarray(teacher), columns)
+    headline = metric or asked.headline
+    if headline not in tables or about(headline).compares:
+        usable = ", ".join(name for name in tables if not about(name).compares)
         several = f" with {columns} target columns" if columns > 1 else ""
         raise UsageError(f"The metric of a {task} task{several} is one of {usable}; got '{headline}'.")
     measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
-    if task == "classification" and temperatures:
+    if asked.scores.calibrated and temperatures:
         divided = {
             name: [
                 np.asarray(logits, dtype=np.float64) / temperature
@@ -123,7 +120,7 @@ def evaluate(
             for name, found in outputs.items()
             if name in temperatures
         }
-        scored_again, differences_again = _compare(_CALIBRATED, divided, np.asarray(targets), headline, ())
+        scored_again, differences_again = _compare(asked.scores.calibrated, divided, np.asarray(targets), headline, ())
         measured = {name: _side_by_side(found, scored_again.get(name, {})) for name, found in measured.items()}
         differences = {pair: found | differences_again.get(pair, {}) for pair, found in differences.items()}
     n = len(targets)
@@ -142,7 +139,7 @@ def evaluate(
         )
         for name in outputs
     }
-    class_scores = outputs if task == "classification" else {}
+    class_scores = outputs if asked.exclusive else {}
     result = EvaluationResult(
         task=task,
         headline_metric=headline,
@@ -163,10 +160,11 @@ def evaluate(
         },
         disagreements=tuple(
             _disagreements(
-                task,
-                np.asarray(teacher),
-                np.asarray(distilled[seeds[0] if shown_seed is None else shown_seed]),
-                np.asarray(targets),
+                asked.scores.apart(
+                    np.asarray(teacher),
+                    np.asarray(distilled[seeds[0] if shown_seed is None else shown_seed]),
+                    np.asarray(targets),
+                ),
                 np.arange(n) if ids is None else np.asarray(ids),
                 names,
                 num_disagreements,
@@ -237,7 +235,7 @@ def _about_teacher(
 
 
 def _check(
-    task: Task,
+    task: TaskName,
     targets: Array,
     teacher: Array | None,
     students: Mapping[str, Mapping[int, Array]],
@@ -268,46 +266,14 @@ def _check(
                 f"The {what} has outputs of shape {np.shape(output)}, the {first} of {shape}: both must "
                 "answer the same examples with the same classes or columns."
             )
-        if task == "classification":
-            checked_classes(output, targets)
-        else:
-            checked_values(output, targets)
-    if task == "classification" and classes and len(classes) != shape[1]:
+        task_of(task).scores.check(output, targets)
+    if classes and len(classes) != shape[1]:
         raise UsageError(f"There are {len(classes)} class names for {shape[1]} outputs.")
 
 
 def _named(teacher: Array | None, students: Mapping[str, Mapping[int, Array]]) -> list[tuple[str, Array]]:
     named = [(f"{kind} student, seed {seed}", found) for kind, each in students.items() for seed, found in each.items()]
     return named if teacher is None else [("teacher", teacher), *named]
-
-
-def measures(task: Task, teacher: Array | None = None, *, columns: int = 1) -> dict[str, Measure]:
-    """Return metric -> its jackknife as a function of outputs and targets; those that need a teacher only with one."""
-    if task == "regression":
-        found: dict[str, Measure] = {"r2": delete_one.r2}
-        for name, kind, column in metrics.errors_of(columns):
-            found[name] = partial(delete_one.column_error, kind, column - 1)
-        return found
-    found = {
-        "accuracy": lambda logits, targets: of_mean(metrics.example_correct(logits, targets)),
-        "balanced_accuracy": delete_one.balanced_accuracy,
-        "auc": delete_one.auc,
-        "macro_f1": delete_one.macro_f1,
-        "nll": lambda logits, targets: of_mean(metrics.example_nll(logits, targets)),
-        "brier": lambda logits, targets: of_mean(metrics.example_brier(logits, targets)),
-        "ece": delete_one.ece,
-    }
-    if teacher is not None:
-        found["agreement"] = lambda logits, _: of_mean(metrics.example_agreement(logits, teacher))
-        found["kl_to_teacher"] = lambda logits, _: of_mean(metrics.example_kl_to_teacher(logits, teacher))
-    return found
-
-
-_CALIBRATED: Mapping[str, Measure] = {
-    "nll_calibrated": lambda logits, targets: of_mean(metrics.example_nll(logits, targets)),
-    "ece_calibrated": delete_one.ece,
-}
-"""What is measured again of logits that are divided by a temperature."""
 
 
 def _measured(measure: Measure, outputs: Sequence[Array], targets: Array) -> tuple[Floats, Floats] | None:
@@ -333,21 +299,21 @@ def _compare(
     pairs += [("distilled", "teacher"), ("teacher", "alone")]
     # The headline comes first: it says which of the further models is the best one.
     for name in sorted(tables, key=lambda name: name != headline):
-        about, values = metrics.about(name), {}
-        pair_spare = spare(len(targets)) if about.rate else 0.0
+        kind, values = about(name), {}
+        pair_spare = spare(len(targets)) if kind.rate else 0.0
         alone_spare = spare(np.unique(targets, return_counts=True)[1]) if name in OVER_CLASSES else pair_spare
         for model in outputs:
             measured = _measured(tables[name], outputs[model], targets)
-            if measured is not None and not (model == "teacher" and name in ABOUT_TEACHER):
+            if measured is not None and not (model == "teacher" and kind.compares):
                 values[model] = measured
-                score = interval(*measured, extra=alone_spare, low=about.low, high=about.high)
+                score = interval(*measured, extra=alone_spare, low=kind.low, high=kind.high)
                 scored[model][name] = score, tuple(measured[0].tolist())
         if name == headline and not values:
             raise UsageError(f"The metric '{headline}' has no value here: all test examples are of one class.")
         if name == headline and others and "teacher" in outputs:
-            sign = 1 if about.higher_is_better else -1
+            sign = 1 if kind.higher_is_better else -1
             pairs.append(("teacher", max(others, key=lambda other: sign * scored[other][headline][0].value)))
-        width = about.high - about.low
+        width = kind.high - kind.low
         for first, second in pairs:
             if first in values and second in values:
                 # The teacher has one row, which is compared with every seed's.
@@ -371,41 +337,19 @@ def _remarks(targets: Array, classes: Sequence[str], num_classes: int) -> list[s
     ]
 
 
-def _disagreements(
-    task: Task,
-    teacher: Array,
-    student: Array,
-    targets: Array,
-    ids: Ints,
-    names: Sequence[str] | None,
-    limit: int,
-) -> list[dict[str, Any]]:
-    if task == "regression":
-        wanted = targets.reshape(len(targets), -1)
-        teacher, student = teacher.reshape(wanted.shape), student.reshape(wanted.shape)
-        spread = wanted.std(axis=0)
-        distance = (np.abs(teacher - student) / np.where(spread > 0, spread, 1.0)).mean(axis=1)
-        first = distance
-        said: tuple[Array, Array, Array] = (wanted, teacher, student)
-        sure: list[Array | None] = [None, None]
-    else:
-        p, q = np.exp(log_softmax(teacher)), np.exp(log_softmax(student))
-        distance = 0.5 * np.abs(p - q).sum(axis=1)
-        said = (targets, metrics.predictions(teacher), metrics.predictions(student))
-        first = np.where(said[1] != said[2], distance, 0.0)
-        sure = [p.max(axis=1), q.max(axis=1)]
-    rows = np.argsort(-first, kind="stable")[:limit]
+def _disagreements(apart: Apart, ids: Ints, names: Sequence[str] | None, limit: int) -> list[dict[str, Any]]:
+    label, teacher, student = apart.said
     return [
         {
             "id": int(ids[row]),
             "row": int(row),
             "name": None if names is None else names[row],
-            "label": said[0][row].tolist(),
-            "teacher": said[1][row].tolist(),
-            "distilled": said[2][row].tolist(),
-            "teacher_confidence": None if sure[0] is None else float(sure[0][row]),
-            "student_confidence": None if sure[1] is None else float(sure[1][row]),
+            "label": label[row].tolist(),
+            "teacher": teacher[row].tolist(),
+            "distilled": student[row].tolist(),
+            "teacher_confidence": None if apart.sure is None else float(apart.sure[0][row]),
+            "student_confidence": None if apart.sure is None else float(apart.sure[1][row]),
         }
-        for row in rows
-        if first[row] > 0
+        for row in np.argsort(-apart.distance, kind="stable")[:limit]
+        if apart.distance[row] > 0
     ]

@@ -2,7 +2,7 @@
 
 Two questions must be kept apart. With one or two seeds: *these weights* on other test examples like these. From three
 seeds on: *the method*, trained again with other seeds and tested on other examples; seeds and examples are crossed
-random effects. Both are answered from three mean squares of the deviations in `potstill.evaluation.delete_one`:
+random effects. Both are answered from three mean squares of the deviations in `potstill.tasks.delete_one`:
 
     MS_seeds    = n sum_s (value_s - value)^2 / (S - 1)
     MS_examples = S sum_i (mean_s deviation_si)^2 / (n - 1)
@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from potstill.evaluation.arrays import Array, Floats
 from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, Difference
+from potstill.tasks.arrays import Array, Floats
 
 _LEVEL = 0.95
 _EXPANDED = 30  # from so many degrees of freedom on, the expansion of the quantile is exact to 1e-6

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from potstill.evaluation.arrays import Floats, Ints
 from potstill.evaluation.label_scores import Answers, Record, Rows, blocks
+from potstill.tasks.arrays import Floats, Ints
 
 HANDFUL = 20  # samples of a class below which nothing is said of its labels
 FINDS = 0.5  # share of a class's samples that the teacher must find for its labels to be judged

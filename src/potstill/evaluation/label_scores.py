@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from potstill.core.errors import UsageError
-from potstill.evaluation.arrays import Array, Floats, Ints
-from potstill.evaluation.metrics import reliability_table
+from potstill.tasks.arrays import Array, Floats, Ints
+from potstill.tasks.metrics import reliability_table
 
 Record = dict[str, Any]
 

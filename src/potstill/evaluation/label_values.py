@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from potstill.evaluation import delete_one, metrics
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_values
-from potstill.evaluation.delete_one import Jackknife
 from potstill.evaluation.intervals import interval
 from potstill.evaluation.label_scores import Record, histogram
+from potstill.tasks import delete_one, metrics
+from potstill.tasks.arrays import Array, Floats, Ints, checked_values
+from potstill.tasks.delete_one import Jackknife
 
 
 def value_scores(values: Array, targets: Array | None) -> Record:

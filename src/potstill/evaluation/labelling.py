@@ -15,7 +15,6 @@ import numpy as np
 
 from potstill.core.errors import UsageError
 from potstill.evaluation import label_words as words
-from potstill.evaluation.arrays import Array, Ints
 from potstill.evaluation.label_errors import judged_classes, label_errors
 from potstill.evaluation.label_scores import (
     Answers,
@@ -30,6 +29,9 @@ from potstill.evaluation.label_scores import (
     view_changes,
 )
 from potstill.evaluation.label_values import value_scores, worst_rows
+from potstill.tasks.arrays import Array, Ints
+from potstill.tasks.classification import CLASSIFICATION
+from potstill.tasks.regression import REGRESSION
 
 MOST_SHOWN = 24  # samples of each list
 FLOAT32 = 4  # bytes
@@ -211,7 +213,7 @@ def describe_labels(
     if labels is not None and not words.stopped(found["warnings"]) and not words.weak(splits):
         found["label_errors"] = _label_errors(probabilities, labels, answers, samples)
     return LabelFacts(
-        task="classification",
+        task=CLASSIFICATION.name,
         headline=words.class_headline(splits, _size(found["stored"])),
         hopes=words.class_hopes(found),
         **found,
@@ -284,7 +286,7 @@ def describe_values(
     found |= _about(recording, numbers_per_answer=columns.shape[1])
     found["warnings"] = words.value_warnings(found)
     return LabelFacts(
-        task="regression",
+        task=REGRESSION.name,
         headline=words.value_headline(splits, _size(found["stored"])),
         hopes=words.value_hopes(found),
         **found,

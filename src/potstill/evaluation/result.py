@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from potstill.evaluation.verdict import Difference, Verdict
+from potstill.tasks import TaskName
 
-Task = Literal["classification", "regression"]
 ONNX_RUNTIME = "ONNX Runtime"
 Latency = Mapping[str, Mapping[str, float]]
 
@@ -148,7 +148,7 @@ class EvaluationResult:
 
     """
 
-    task: Task
+    task: TaskName
     headline_metric: str
     classes: tuple[str, ...]
     num_examples: int

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-from potstill.evaluation import metrics
+from potstill.tasks.kinds import is_percent, unbounded
 
-PERCENT = ("accuracy", "balanced_accuracy", "macro_f1", "agreement", "ece", "ece_calibrated")
-"""Metrics that are said as percentages, and their differences as points."""
 SMALL = 0.0095  # a difference of a percentage below this has two decimals
 MOST_DECIMALS = 6
 
@@ -24,9 +22,9 @@ def significant(value: float, digits: int = 3) -> str:
 
 def level(metric: str, value: float) -> str:
     """Return one finite value of a metric, a percentage without its sign: ``91.3``, ``0.412``, ``39,277``."""
-    if metric in PERCENT:
+    if is_percent(metric):
         return f"{100 * value:.1f}"
-    bounded = not metrics.unbounded(metric)
+    bounded = not unbounded(metric)
     return f"{value:.3f}" if bounded and (value == 0 or 1e-3 <= abs(value) < 100) else significant(value)
 
 
@@ -41,9 +39,9 @@ def change(metric: str, value: float, low: float, high: float) -> tuple[str, str
     three significant digits each.
     """
     numbers = [0.0 if abs(number) < ROUNDING else number for number in (value, low, high)]
-    if metrics.unbounded(metric):
+    if unbounded(metric):
         return _three([significant(number) if math.isfinite(number) else str(number) for number in numbers])
-    percent = metric in PERCENT
+    percent = is_percent(metric)
     value = numbers[0]
     scaled = [100 * number if percent else number for number in numbers]
     decimals = 3 if not percent else 1 if abs(value) >= SMALL or value == 0 else 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.core.text import counted, kind_and_column
-from potstill.evaluation.metrics import about
-from potstill.evaluation.shown import PERCENT, change, level
+from potstill.evaluation.shown import change, level
+from potstill.tasks.kinds import about, word
 
 Helped = Literal["yes", "no", "unclear"]
 
@@ -24,19 +24,6 @@ NARROWER = 0.85
 """Twice the seeds, or twice the test examples, are advised where they would leave at most this share of the width."""
 
 COLUMNS_NAMED = 3
-SHARED = ("accuracy", "balanced_accuracy", "macro_f1", "r2")  # of which a share of the teacher's means something
-WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "AUC",
-    "macro_f1": "macro F1",
-    "nll": "log loss",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "r2": "R2",
-    "rmse": "RMSE",
-    "mae": "mean absolute error",
-}
 
 
 @dataclass(frozen=True)
@@ -347,13 +334,13 @@ def weak_teacher(
         num_classes: classes that the test split has examples of.
 
     """
-    found, word = [], _word(metric)
+    found, called = [], word(metric)
     gain = _gain_of(metric, to_alone)
     if gain.value < 0:
         sure = "" if gain.clear else ", though that may be chance"
         numbers = f"{_level(metric, scores['teacher'][metric])} against {_level(metric, scores['alone'][metric])}"
         found.append(
-            f"The teacher is worse than the student trained alone ({word} {numbers}{sure}): "
+            f"The teacher is worse than the student trained alone ({called} {numbers}{sure}): "
             "a student that copies it perfectly loses by it."
         )
     if balanced is not None and balanced[0] <= 1 / max(num_classes, 1):
@@ -418,21 +405,20 @@ def exported_confidence(seed: int, temperature: float, *, raw: float, calibrated
 
 
 def _kept(metric: str, student: float, teacher: float, gain: Difference, parameters: Mapping[str, int | None]) -> str:
-    word = _word(metric)
+    called = word(metric)
     own, others = parameters["distilled"], parameters["teacher"]
     size = ""
     if own is not None:
         size = f" at {_share(own / others)} of its parameters" if others else f" at {own:,} parameters"
     numbers = f"{_level(metric, student)} against {_level(metric, teacher)}"
     if metric == "r2" and teacher <= 0:
-        return f"The teacher itself explains nothing ({word} {_level(metric, teacher)}); the student has {numbers}."
+        return f"The teacher itself explains nothing ({called} {_level(metric, teacher)}); the student has {numbers}."
     if gain.low > 0:
-        return f"It exceeds the teacher's {word} ({numbers}){size}."
-    if metric in SHARED and teacher > 0 and student > 0:
-        return f"It keeps {_share(student / teacher)} of the teacher's {word} ({numbers}){size}."
-    return (
-        f"Its {word} is {_level(metric, student)}, the teacher's {_level(metric, teacher)}{',' if size else ''}{size}."
-    )
+        return f"It exceeds the teacher's {called} ({numbers}){size}."
+    if about(metric).of_teacher and teacher > 0 and student > 0:
+        return f"It keeps {_share(student / teacher)} of the teacher's {called} ({numbers}){size}."
+    comma = "," if size else ""
+    return f"Its {called} is {_level(metric, student)}, the teacher's {_level(metric, teacher)}{comma}{size}."
 
 
 def _limit(limit: Limit) -> str:
@@ -453,11 +439,6 @@ def told_apart(one: float, other: float) -> tuple[str, str]:
     return texts
 
 
-def _word(metric: str) -> str:
-    kind, column = kind_and_column(metric)
-    return WORDS.get(kind, kind) + ("" if column is None else f" of column {column}")
-
-
 def _amount(metric: str, gain: Difference, *, sign: bool = False) -> str:
     """Return a difference with its unit: its size, or with its sign."""
     text = change(metric, gain.value, gain.low, gain.high)[0]
@@ -465,9 +446,9 @@ def _amount(metric: str, gain: Difference, *, sign: bool = False) -> str:
 
 
 def _unit(metric: str, text: str) -> str:
-    if metric in PERCENT:
-        return f"{text} points of {_word(metric)}"
-    return f"{text} {'' if about(metric).higher_is_better else 'of '}{_word(metric)}"
+    if about(metric).percent:
+        return f"{text} points of {word(metric)}"
+    return f"{text} {'' if about(metric).higher_is_better else 'of '}{word(metric)}"
 
 
 def _interval(metric: str, difference: Difference) -> str:
@@ -476,7 +457,7 @@ def _interval(metric: str, difference: Difference) -> str:
 
 
 def _level(metric: str, value: float) -> str:
-    return f"{level(metric, value)}{' %' if metric in PERCENT else ''}"
+    return f"{level(metric, value)}{' %' if about(metric).percent else ''}"
 
 
 def _share(value: float) -> str:

@@ -11,23 +11,9 @@ import yaml
 from potstill.core.files import read_json, write_text
 from potstill.core.text import kind_and_column
 from potstill.export.weights import CONFIG
+from potstill.tasks.kinds import KINDS, about
 
-_NAMES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "auc": "AUC (one against the rest, mean over classes)",
-    "macro_f1": "Macro-F1",
-    "nll": "Negative log-likelihood",
-    "nll_calibrated": "Negative log-likelihood, calibrated",
-    "brier": "Brier score",
-    "ece": "Expected calibration error",
-    "ece_calibrated": "Expected calibration error, calibrated",
-    "r2": "R2",
-    "rmse": "RMSE",
-    "mae": "MAE",
-}
 _LISTED = 30
-_HUB_TYPES = {"macro_f1": "f1", "r2": "r_squared"}
 _MODELS = (
     ("teacher", "Teacher"),
     ("alone", "Student alone"),
@@ -86,7 +72,7 @@ def _front(
 ) -> dict[str, Any]:
     """Return the card's metadata as the Hub reads it; the scores are those of the one student in the folder."""
     image = len(student.get("input", {}).get("shape", ())) == 3
-    task = f"{'image' if image else 'tabular'}-{evaluation['task']}"
+    kind = f"{'image' if image else 'tabular'}-{evaluation['task']}"
     index = list(evaluation["seeds"]).index(seed)
     per_seed = evaluation["models"]["distilled"]["per_seed"]
     measured = {metric: values[index] for metric, values in per_seed.items()}
@@ -95,7 +81,7 @@ def _front(
     return {
         "library_name": "potstill",
         # The Hub knows no task of predicting numbers from images.
-        **({} if task == "image-regression" else {"pipeline_tag": task}),
+        **({} if kind == "image-regression" else {"pipeline_tag": kind}),
         "tags": ["potstill", "knowledge-distillation", *(["onnx"] if onnx else [])],
         "metrics": list(dict.fromkeys(map(_hub_type, shown))),
         "model-index": [
@@ -103,7 +89,7 @@ def _front(
                 "name": name,
                 "results": [
                     {
-                        "task": {"type": task},
+                        "task": {"type": kind},
                         "dataset": {"name": dataset, "type": dataset, "split": evaluation["split"]},
                         "metrics": [
                             {"type": _hub_type(metric), "name": _title(metric), "value": measured[metric]}
@@ -118,17 +104,17 @@ def _front(
 
 def _listed(metrics: Mapping[str, float]) -> list[str]:
     """Return the metrics that the card shows, in its order; errors of several columns follow each other."""
-    return [metric for kind in _NAMES for metric in metrics if kind_and_column(metric)[0] == kind]
+    own = [kind for kind in KINDS if not KINDS[kind].compares]
+    return [metric for kind in own for metric in metrics if kind_and_column(metric)[0] == kind]
 
 
 def _title(metric: str) -> str:
-    kind, column = kind_and_column(metric)
-    return _NAMES[kind] + ("" if column is None else f", column {column}")
+    column, word = kind_and_column(metric)[1], about(metric).word
+    return word[0].upper() + word[1:] + ("" if column is None else f", column {column}")
 
 
 def _hub_type(metric: str) -> str:
-    kind = kind_and_column(metric)[0]
-    return _HUB_TYPES.get(kind, kind)
+    return about(metric).hub or kind_and_column(metric)[0]
 
 
 def _dataset(recipe: str) -> str:

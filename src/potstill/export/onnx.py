@@ -29,11 +29,12 @@ from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 from potstill.data.frames import encoded
 from potstill.data.raw import as_array
-from potstill.export.student import Student, Task
+from potstill.export.student import Student
 from potstill.export.trees import trees_model
 from potstill.models.beside_weights import copied, without_computed_weights
 from potstill.models.preprocess import Preprocessor
 from potstill.models.zoo.trees import Trees
+from potstill.tasks import TaskName, task_of
 
 Array = np.ndarray[Any, Any]
 
@@ -85,7 +86,7 @@ def export_onnx(
     example_inputs: Tensor,
     path: Path,
     *,
-    task: Task,
+    task: TaskName,
     classes: Sequence[str] = (),
     recipe_hash: str = "",
     scale: TargetScale | None = None,
@@ -136,7 +137,7 @@ def export_onnx(
         "task": task,
         "potstill_version": package_version(),
     }
-    if task == "classification":
+    if task_of(task).probabilities is not None:
         wanted["temperature"] = repr(float(temperature))
     if columns:
         wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
@@ -147,7 +148,7 @@ def export_onnx(
     return Path(path)
 
 
-def _network(student: _WithProbabilities, name: str, inputs: Tensor, task: Task) -> Any:
+def _network(student: _WithProbabilities, name: str, inputs: Tensor, task: TaskName) -> Any:
     """Return a student of torch layers as an ONNX model."""
     without_computed_weights(student.model)
     # With one row the exporter would take the batch size for a constant.
@@ -162,7 +163,7 @@ def _network(student: _WithProbabilities, name: str, inputs: Tensor, task: Task)
                 opset_version=OPSET,
                 external_data=False,
                 input_names=["input"],
-                output_names=["logits", "probabilities"] if task == "classification" else ["values"],
+                output_names=list(task_of(task).signature),
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from potstill.core.errors import UsageError
-from potstill.export.student import Task
 from potstill.recipe.schema import Export
+from potstill.tasks import TaskName, headline, task_of
+from potstill.tasks.kinds import word
 
 Array = np.ndarray[Any, Any]
 _TWO_SIDED = 1.96
@@ -88,7 +89,7 @@ def parity(
     torch_outputs: Array,
     file_outputs: Array,
     targets: Array,
-    task: Task,
+    task: TaskName,
     *,
     exact: bool,
     limits: Export | None = None,
@@ -119,23 +120,21 @@ def parity(
             f"Parity needs outputs of equal shape (n, c) and n targets; got {model.shape} from the model, {file.shape} "
             f"from the file and {len(targets)} targets."
         )
-    bad = int(np.size(file) - np.isfinite(file).sum())
+    of, bad = task_of(task).scores, int(np.size(file) - np.isfinite(file).sum())
     if bad:
         reason = f"{bad} of the file's {np.size(file)} outputs are not finite"
-        accuracy = _score(model, targets, task)
-        return Parity(float("inf"), float("inf"), 0.0, accuracy, 0.0, (accuracy, accuracy), False, (reason,))
+        score = of.score(model, targets)
+        return Parity(float("inf"), float("inf"), 0.0, score, 0.0, (score, score), False, (reason,))
     difference = np.abs(model - file)
-    spread = model.std(axis=0) if task == "regression" else np.full(model.shape[1], model.std())
+    spread = of.unit(model)
     # Outputs without any spread are compared in their own unit.
     relative = float((difference / np.where(spread > 0, spread, 1.0)).max())
-    if task == "classification":
-        agreement = float((model.argmax(axis=1) == file.argmax(axis=1)).mean())
-    else:
-        agreement = _r2(file, model)
+    agreement = of.same(model, file)
     limits = limits or Export()
-    scores = _score(model, targets, task), _score(file, targets, task)
-    drop = _drop_interval(model, file, targets, task)
-    judged = loss or Loss("accuracy" if task == "classification" else "R2", *scores, *drop)
+    scores = of.score(model, targets), of.score(file, targets)
+    mean, error = of.loss(model, file, targets)
+    drop = mean - _TWO_SIDED * error, mean + _TWO_SIDED * error
+    judged = loss or Loss(word(headline(task)), *scores, *drop)
     lost = (
         f"its {judged.metric} is {judged.file:.4f} where torch has {judged.torch:.4f}, a loss of "
         f"{judged.torch - judged.file:.4f} (95 % interval {judged.low:.4f} to {judged.high:.4f}), more than "
@@ -190,37 +189,3 @@ def recommended(
 def _milliseconds(entry: Mapping[str, Any]) -> float | None:
     took: float | None = ((entry["latency_ms"] or {}).get("1") or {}).get("p50")
     return took
-
-
-def _drop_interval(model: Array, file: Array, targets: Array, task: Task) -> tuple[float, float]:
-    """Return the paired 95 % interval of what the file loses of the model's accuracy or R2.
-
-    Accuracy: Agresti and Min (2005), the difference of two shares of the same examples with half an example added to
-    each cell of their table, which stays honest where few answers differ. R2: the mean of each example's share.
-    """
-    n = len(model)
-    if task == "classification":
-        wanted = np.asarray(targets)
-        right = model.argmax(axis=1) == wanted, file.argmax(axis=1) == wanted
-        lost, won = float((right[0] & ~right[1]).sum()) + 0.5, float((~right[0] & right[1]).sum()) + 0.5
-        value, error = (lost - won) / (n + 2), np.sqrt(lost + won - (lost - won) ** 2 / (n + 2)) / (n + 2)
-    else:
-        wanted = np.asarray(targets, dtype=np.float64).reshape(model.shape)
-        spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
-        each = (np.square(file - wanted) - np.square(model - wanted)) / np.where(spread > 0, spread, 1.0)
-        each = each.mean(axis=1)
-        value, error = each.mean(), each.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-    return float(value - _TWO_SIDED * error), float(value + _TWO_SIDED * error)
-
-
-def _score(outputs: Array, targets: Array, task: Task) -> float:
-    if task == "classification":
-        return float((outputs.argmax(axis=1) == np.asarray(targets)).mean())
-    return _r2(outputs, np.asarray(targets, dtype=np.float64).reshape(outputs.shape))
-
-
-def _r2(values: Array, targets: Array) -> float:
-    left = np.square(values - targets).sum(axis=0)
-    spread = np.square(targets - targets.mean(axis=0)).sum(axis=0)
-    constant = spread <= 0
-    return float(np.where(constant, left <= 0, 1.0 - left / np.where(constant, 1.0, spread)).mean())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 from potstill.data.frames import encoded
 from potstill.models.load import output_tensor
-
-Task = Literal["classification", "regression"]
+from potstill.tasks import TaskName, task_of
 
 
 class Restore(nn.Module):
@@ -37,15 +36,16 @@ class Restore(nn.Module):
 
 
 class Calibrate(nn.Module):
-    """Class probabilities of logits: ``softmax(logits / temperature)``."""
+    """Class probabilities of logits that are divided by a temperature."""
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float, probabilities: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.temperature = temperature
+        self.probabilities = probabilities
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return probabilities (b, c)."""
-        return (logits / self.temperature).softmax(1)
+        return self.probabilities(logits / self.temperature)
 
 
 class Student(nn.Module):
@@ -58,7 +58,7 @@ class Student(nn.Module):
         classes: class names in output order.
         scale: the standard units that the model learned values in; it answers in the target's.
         columns: the columns of the table that the model learned on; none where it was no table.
-        temperature: that makes the confidence of a classifier honest, see `potstill.evaluation.calibrate`.
+        temperature: that makes the confidence of a classifier honest, see `potstill.tasks.calibrate`.
         shape: of one raw input; inputs of another rank are refused, and none at all are answered, where it is given.
 
     """
@@ -68,7 +68,7 @@ class Student(nn.Module):
         model: nn.Module,
         preprocess: nn.Module,
         *,
-        task: Task = "classification",
+        task: TaskName = "classification",
         classes: Sequence[str] = (),
         scale: TargetScale | None = None,
         columns: Sequence[Column] = (),
@@ -82,7 +82,8 @@ class Student(nn.Module):
         self.classes = tuple(classes)
         self.columns = tuple(columns)
         self.shape = None if shape is None else tuple(shape)
-        self.calibrate = Calibrate(temperature) if task == "classification" else None
+        probabilities = task_of(task).probabilities
+        self.calibrate = None if probabilities is None else Calibrate(temperature, probabilities)
         self.restore = None if scale is None else Restore(scale)
 
     def encode(self, frame: Any) -> Tensor:

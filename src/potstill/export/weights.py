@@ -22,10 +22,11 @@ from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.data.columns import Column
 from potstill.export.onnx import damaged, package_version
-from potstill.export.student import Student, Task
+from potstill.export.student import Student
 from potstill.models.beside_weights import copied, initialise_lazy_layers, restore_unsaved, unsaved_tensors
 from potstill.models.load import build, load_weights, save_weights
 from potstill.models.preprocess import Preprocessor
+from potstill.tasks import TaskName, task_of
 
 WEIGHTS, CONFIG = "student.safetensors", "student.json"
 UNSAVED = "student-unsaved.safetensors"
@@ -40,7 +41,7 @@ def save_student(
     folder: Path,
     *,
     preprocess: Preprocessor,
-    task: Task,
+    task: TaskName,
     shape: Sequence[int],
     dtype: str | torch.dtype | None = None,
     model_name: str | None = None,
@@ -119,7 +120,7 @@ def save_student(
         },
         "answers": _probe(student, preprocess, shape, dtype),
         "classes": list(classes),
-        "temperature": temperature if task == "classification" else None,
+        "temperature": temperature if task_of(task).probabilities is not None else None,
         "columns": [column.to_json() for column in columns],
         "scale": None if scale is None else scale.to_json(),
         "task": task,

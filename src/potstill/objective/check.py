@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.core.errors import PotstillError, TeacherError, UsageError, did_you_mean
+from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.names import Signal
 from potstill.core.signals import Batch
 from potstill.objective.parts import apply_heads, heads_for
 from potstill.objective.term import Term
 from potstill.objective.total import Objective, look_up, term_values
+from potstill.tasks import task_of
 
 Shapes = Mapping[str, tuple[int, ...]]
-TASKS = ("classification", "regression")
 _SAMPLES = 4
 
 
@@ -72,28 +72,21 @@ def _check_outputs(term: Term, signal: Signal, shape: tuple[int, ...], num_outpu
     if signal.side == "student":
         raise UsageError(
             f"Term {term.name}: the student's {name!r} has shape {shape} per sample, but the data "
-            f"has {num_outputs} {_outputs(task)}. Build the student with num_classes={num_outputs}."
+            f"has {num_outputs} {task_of(task).outputs}. Build the student with num_classes={num_outputs}."
         )
     raise TeacherError(
         f"Term {term.name}: the teacher's {name!r} has shape {shape} per sample, but the "
-        f"data has {num_outputs} {_outputs(task)}. Use a teacher trained on the same classes, in the same "
+        f"data has {num_outputs} {task_of(task).outputs}. Use a teacher trained on the same classes, in the same "
         "order."
     )
 
 
-def _outputs(task: str) -> str:
-    return "classes" if task == "classification" else "outputs"
-
-
 def _check_task(term: Term, task: str) -> None:
-    wrong = {"classification": "values", "regression": "logits"}.get(task)
-    if wrong is None:
-        raise UsageError(f"Unknown task {task!r}.{did_you_mean(task, TASKS)}")
-    if term.kind == wrong:
-        hard, soft = ("cross_entropy", "forward_kl") if task == "classification" else ("mse", "teacher_mse")
+    asked = task_of(task)
+    if term.kind in ("logits", "values") and term.kind != asked.signal:
+        use = asked.hard if term.teacher is None else asked.soft
         raise UsageError(
-            f"Term {term.name} reads {wrong}, which does not fit the task {task}. "
-            f"Use {hard if term.teacher is None else soft} instead."
+            f"Term {term.name} reads {term.kind}, which does not fit the task {task}. Use {use.__name__} instead."
         )
 
 
@@ -106,7 +99,7 @@ def _try(term: Term, student_shapes: Shapes, teacher_shapes: Shapes | None, num_
     # As in training, the student's signals are no leaves: a loss may work on them in place.
     student = {name: signal.requires_grad_().clone() for name, signal in student.items()}
     ids = torch.arange(_SAMPLES)
-    targets = ids % num_classes if task == "classification" else _ramp((num_classes,))
+    targets = task_of(task).targets.made_up(_SAMPLES, num_classes)
     try:
         heads = heads_for([term], student, teacher, ids=ids)
         heads.train()

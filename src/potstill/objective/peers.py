@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from potstill import losses
 from potstill.core.names import Signal, of_peer, own
 from potstill.objective.term import Names, Term
 from potstill.objective.total import Objective
+from potstill.tasks import task_of
 
 
 def with_peers(objective: Objective, count: int, mutual: float, task: str) -> Objective:
@@ -30,7 +30,7 @@ def with_peers(objective: Objective, count: int, mutual: float, task: str) -> Ob
     everyone = range(count + 1)
     terms = [*objective.terms, *(_of_peer(term, peer) for peer in everyone[1:] for term in objective.terms)]
     if mutual:
-        loss = losses.forward_kl if task == "classification" else losses.teacher_mse
+        loss = task_of(task).soft
         terms += [
             Term(
                 loss,

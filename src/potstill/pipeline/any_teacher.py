@@ -23,6 +23,7 @@ from potstill.models import Preprocessor
 from potstill.models.load import output_tensor
 from potstill.pipeline.earlier import exported_in, open_student
 from potstill.recipe import schema
+from potstill.tasks import task_of
 from potstill.teachers import TorchModel
 from potstill.teachers.answers import Array, are_names, matched, no_logits, order_of, settle
 from potstill.teachers.files import open_file
@@ -120,9 +121,9 @@ def read_answers(
         TeacherError: they contradict each other, or say too little.
 
     """
-    if wanted.task == "regression":
+    if wanted.values:
         if section.answers not in (None, "values"):
-            raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+            raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is {wanted.task}.")
         if raw.dtype.kind not in "fiu" or not np.isfinite(raw).all():
             raise TeacherError(f"{place}: {opened.name} answers with {raw.dtype} values that are not all numbers.")
         return Reading("values", wanted.num_outputs)
@@ -181,8 +182,9 @@ def check_logits(
         TeacherError: with the evidence.
 
     """
-    if data.task == "regression" and section.answers not in (None, "values"):
-        raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is regression.")
+    values = not task_of(data.task).has_classes
+    if values and section.answers not in (None, "values"):
+        raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is {data.task}.")
     if any(nn.parameter.is_lazy(value) for value in model.parameters()):
         return
     what = f"the model {type(model).__name__}"
@@ -192,7 +194,7 @@ def check_logits(
         return
     exact = all(value.dtype.itemsize >= 4 for value in model.parameters() if value.is_floating_point())
     check_repeated(raw, again, mixed, place=place, what=what, alike=EXACT if exact else ALIKE)
-    if data.task == "regression" or section.train is not None:
+    if values or section.train is not None:
         return
     if _may_be_none(raw, section.answers):
         raw = _more(lambda batch: _ask(model, [batch])[0], preprocess, data)
@@ -347,14 +349,13 @@ def _endpoint(endpoint: Any, wanted: Wanted, place: str) -> Opened:
     named = [one.name for one in model.facts.outputs]
     if endpoint.output is None and len(named) > 1:
         raise TeacherError(f"{place}.endpoint: {endpoint.model} has the outputs {', '.join(named)}. Name one: output.")
-    regression = wanted.task == "regression"
     return Opened(
         name=f"{endpoint.model} at {endpoint.url}",
         digest=model.digest,
         size_bytes=None,
         ask=model.ask,
-        answers="values" if regression else None,
-        says="the task is regression",
+        answers="values" if wanted.values else None,
+        says=f"the task is {wanted.task}",
         runtime="its server",
     )
 

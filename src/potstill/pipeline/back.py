@@ -19,7 +19,6 @@ from torch import nn
 from potstill.core.files import write_json, write_text
 from potstill.core.scale import TargetScale
 from potstill.data.samples import Samples
-from potstill.evaluation.delete_one import of_mean
 from potstill.evaluation.intervals import interval, spare
 from potstill.models import load_weights
 from potstill.models.beside_weights import copied
@@ -29,6 +28,8 @@ from potstill.pipeline.build import Job
 from potstill.pipeline.making import Making
 from potstill.pipeline.proof import Array, best_seed, predicted
 from potstill.recipe.schema import BackToTeacher, Training
+from potstill.tasks.delete_one import of_mean
+from potstill.tasks.kinds import KINDS
 from potstill.teachers import LiveTeacher, Source, TorchModel
 from potstill.teachers.at_rest import copy_of
 from potstill.training import Result, Spec, train
@@ -97,7 +98,7 @@ def measure(made: Making) -> None:
     found: dict[str, Any] = {}
     if section.epochs is not None:
         found = _compare(job, teacher, out)
-    if job.data.task == "classification":
+    if job.task.exclusive:
         rows = doubtful(made)
         found["doubtful_labels"] = len(rows)
         write_text(out / FOLDER / "doubtful_labels.csv", _as_csv(rows))
@@ -116,12 +117,11 @@ def _compare(job: Job, teacher: Source, out: Path) -> dict[str, Any]:
     differences = {}
     for name, values in pairs.items():
         value, deviations = of_mean(values)
-        extra = spare(len(test)) if job.data.task == "classification" else 0.0
+        extra = spare(len(test)) if KINDS[job.task.headline].rate else 0.0
         found = interval(np.array([value]), deviations[None], extra=extra)
         differences[name] = {"value": found.value, "low": found.low, "high": found.high}
-    metric = "accuracy" if job.data.task == "classification" else "negative mean squared error"
     return {
-        "metric": metric,
+        "metric": job.task.scores.each_called,
         "num_examples": len(test),
         "scores": {name: float(values.mean()) for name, values in scores.items()},
         "differences": differences,
@@ -134,12 +134,7 @@ def _scores(job: Job, model: nn.Module, samples: Samples, scale: TargetScale | N
     ``scale`` is what turns the model's values into standard units, where it answers in others.
     """
     answers = predicted(job, TorchModel(model, job.teacher_at(0).preprocess), samples, scale=scale)
-    if job.data.task == "classification":
-        right: Array = (answers.argmax(1) == samples.targets).astype(np.float64)
-        return right
-    errors: Array = np.square(answers.reshape(len(samples), -1) - samples.targets.reshape(len(samples), -1))
-    gain: Array = -errors.mean(1)
-    return gain
+    return job.task.scores.each(answers, samples.targets)
 
 
 def doubtful(made: Making) -> list[dict[str, Any]]:

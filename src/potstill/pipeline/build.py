@@ -32,6 +32,8 @@ from potstill.pipeline.makers import AnyModel, answers_in, located, open_teacher
 from potstill.pipeline.objectives import Side, build_objective
 from potstill.pipeline.student import Student
 from potstill.recipe import schema
+from potstill.tasks import task_of
+from potstill.tasks.base import Task
 from potstill.teachers import Reads, Source, signal_shapes
 from potstill.training import learner_of, made_shapes
 
@@ -84,6 +86,11 @@ class Job:
     """Whether the user wrote the order of the classes, so that nothing may doubt it."""
     before: Job | None = None
     """The job whose teacher reads the samples themselves, where the student learns on that teacher's features."""
+
+    @property
+    def task(self) -> Task:
+        """What models are to answer."""
+        return task_of(self.data.task)
 
     @property
     def has_teacher(self) -> bool:
@@ -361,19 +368,19 @@ def check_models(job: Job) -> tuple[bool, dict[str, Tensor]]:
         _check_reads(job, job.teacher_model)
         teacher = shapes_of(job.teacher_model, job.teacher_taps, batch)
     expected = (job.data.num_outputs,)
-    what = "classes" if job.data.task == "classification" else "target columns"
+    outputs = job.task.outputs
     projected = all(term.head is not None for term in job.objective.terms if "logits" in term.teacher_signals)
     if teacher is not None and teacher["logits"] != expected and not projected:
         raise TeacherError(
             f"The teacher answers each sample with {_count(teacher['logits'])} numbers, but the data has "
-            f"{job.data.num_outputs} {what}. Say which class of the data each of its classes stands for "
+            f"{job.data.num_outputs} {outputs}. Say which class of the data each of its classes stands for "
             "(teacher.class_map), let a head learn it (head: adapter on the terms that read its logits), or use "
             "another teacher."
         )
     if student["logits"] != expected:
         raise PotstillError(
             f"The student answers each sample with {_count(student['logits'])} numbers, but the data has "
-            f"{job.data.num_outputs} {what}. Set student.args.num_classes: {job.data.num_outputs} "
+            f"{job.data.num_outputs} {outputs}. Set student.args.num_classes: {job.data.num_outputs} "
             "(or the argument of your own model that sets the number of outputs)."
         )
     averaged = None if job.has_teacher or job.recipe.teacher is None else student

@@ -57,7 +57,7 @@ def open_student(
         digest=fingerprint.of_json([fingerprint.of_file(one) for one in files]),
         size_bytes=sum(one.stat().st_size for one in files),
         module=student,
-        answers="values" if wanted.task == "regression" else "logits",
+        answers="values" if wanted.values else "logits",
         says="it is a student that potstill trained",
         classes=student.classes or None,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from potstill.core import fingerprint
@@ -19,7 +20,6 @@ from potstill.data import Stream
 from potstill.data.columns import Column
 from potstill.data.samples import Samples
 from potstill.evaluation import latency
-from potstill.evaluation.verdict import WORDS
 from potstill.export import (
     OnnxModel,
     Parity,
@@ -38,7 +38,8 @@ from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.making import Making
 from potstill.pipeline.proof import EXAMPLES, Array, best_seed, predicted, temperatures
 from potstill.recipe.hash import recipe_hash
-from potstill.recipe.schema import METRICS
+from potstill.tasks import headline
+from potstill.tasks.kinds import word
 from potstill.teachers import TorchModel
 
 FILES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
@@ -256,18 +257,19 @@ def _compared(job: Job, split: _Answers, answers: Array, *, exact: bool) -> Pari
     found = parity(split.outputs, answers, targets, recipe.task, exact=exact, limits=recipe.export, loss=loss)
     if exact or loss is not None or recipe.other_metric is None:
         return found
-    remark = f"it was judged by its {WORDS[METRICS[recipe.task][0]]}, not by {WORDS[recipe.other_metric]}"
+    remark = f"it was judged by its {word(headline(recipe.task))}, not by {word(recipe.other_metric)}"
     return replace(found, remarks=(*found.remarks, remark))
 
 
 def _wrong_probabilities(job: Job, model: OnnxModel) -> tuple[str, ...]:
     """Return what is wrong with a classifier's second output: the first one at the temperature in the metadata."""
-    if job.data.task != "classification":
+    probabilities = job.task.probabilities
+    if probabilities is None:
         return ()
     inputs = job.data.test.fetch(np.arange(min(EXAMPLES, len(job.data.test)))).numpy()
     scaled = model(inputs).astype(np.float64) / float(model.metadata["temperature"])
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    difference = float(np.abs(model.probabilities(inputs) - powers / powers.sum(axis=1, keepdims=True)).max())
+    wanted = probabilities(torch.from_numpy(scaled)).numpy()
+    difference = float(np.abs(model.probabilities(inputs) - wanted).max())
     return () if difference <= _SAME else (f"its probabilities are {difference:.2g} off those of its logits",)
 
 

@@ -10,27 +10,16 @@ import numpy as np
 
 from potstill.core.errors import UsageError
 from potstill.data import Data
-from potstill.evaluation import metrics
-from potstill.evaluation.evaluate import measures
 from potstill.evaluation.intervals import interval, spare
-from potstill.evaluation.verdict import WORDS
 from potstill.export import Loss
 from potstill.recipe.schema import Recipe
+from potstill.tasks import task_of
+from potstill.tasks.kinds import KINDS
+from potstill.tasks.metrics import PER_COLUMN
 from potstill.training import Metric, still_rises
 from potstill.training.history import read
 
 Array = np.ndarray[Any, Any]
-SCORES: dict[str, Callable[[Array, Array], float]] = {
-    "accuracy": metrics.accuracy,
-    "balanced_accuracy": metrics.balanced_accuracy,
-    "auc": metrics.auc,
-    "macro_f1": metrics.macro_f1,
-    "nll": metrics.nll,
-    "r2": metrics.r2,
-    "rmse": metrics.rmse,
-    "mae": metrics.mae,
-}
-"""Every metric that a recipe can ask for, as a function of outputs and targets."""
 
 
 def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
@@ -41,7 +30,7 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
     name = recipe.other_metric
     if name is None:
         return None
-    score, scale = SCORES[name], data.scale
+    score, scale = _score(recipe, name), data.scale
     if scale is None:
         return Metric(name, score, higher_is_better(recipe))
     own = scale.original
@@ -52,6 +41,17 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
     return Metric(name, in_own_units, higher_is_better(recipe))
 
 
+def _score(recipe: Recipe, name: str) -> Callable[[Array, Array], float]:
+    """Return a metric as a function of outputs and targets; NaN where it has no value."""
+    measure = task_of(recipe.task).scores.measures(None, 1)[name]
+
+    def score(outputs: Array, targets: Array) -> float:
+        measured = measure(outputs, targets)
+        return float("nan") if measured is None else measured.value
+
+    return score
+
+
 def check_metric(recipe: Recipe, data: Data) -> None:
     """Refuse to judge several target columns by their average error, which has no unit.
 
@@ -59,7 +59,7 @@ def check_metric(recipe: Recipe, data: Data) -> None:
         UsageError: the recipe's metric is an error, and the data has more than one target column.
 
     """
-    if recipe.task == "regression" and recipe.judged_by in metrics.PER_COLUMN and data.num_outputs > 1:
+    if recipe.judged_by in PER_COLUMN and data.num_outputs > 1:
         raise UsageError(
             f"metric: {recipe.judged_by} of {data.num_outputs} target columns would be an average over their units. "
             "Use metric: r2, which has none; each column's error is told beside it."
@@ -68,12 +68,12 @@ def check_metric(recipe: Recipe, data: Data) -> None:
 
 def higher_is_better(recipe: Recipe) -> bool:
     """Return which way the recipe's metric is good."""
-    return metrics.RANGES[recipe.judged_by].higher_is_better
+    return KINDS[recipe.judged_by].higher_is_better
 
 
 def is_share(recipe: Recipe) -> bool:
     """Return whether the recipe's metric is a share of samples, or an average of such shares."""
-    return metrics.RANGES[recipe.judged_by].rate
+    return KINDS[recipe.judged_by].rate
 
 
 def loss_of(recipe: Recipe, torch: Array, file: Array, targets: Array) -> Loss | None:
@@ -89,15 +89,15 @@ def loss_of(recipe: Recipe, torch: Array, file: Array, targets: Array) -> Loss |
 
     """
     name = recipe.other_metric
-    if name is None or not metrics.RANGES[name].rate:
+    if name is None or not KINDS[name].rate:
         return None
-    measure = measures(recipe.task)[name]
+    measure = task_of(recipe.task).scores.measures(None, 1)[name]
     before, after = measure(torch, targets), measure(file, targets)
     if before is None or after is None:
         return None
     change = before.deviations - after.deviations
     found = interval(np.array([before.value - after.value]), change[None], extra=spare(len(targets)))
-    return Loss(WORDS[name], before.value, after.value, found.low, found.high)
+    return Loss(KINDS[name].word, before.value, after.value, found.low, found.high)
 
 
 def rises_still(recipe: Recipe, history: Path, validation: int) -> bool:
@@ -109,7 +109,7 @@ def rises_still(recipe: Recipe, history: Path, validation: int) -> bool:
         validation: number of validation samples.
 
     """
-    kind = metrics.RANGES[recipe.judged_by]
+    kind = KINDS[recipe.judged_by]
     return still_rises(
         [row["validation_metric"] for row in read(history)],
         higher_is_better=kind.higher_is_better,

@@ -151,7 +151,7 @@ class Keys:
     def _data(self, data: Data | None = None) -> Inputs:
         recipe, data = self.job.recipe, data or self.job.data
         settings = {**settings_of(recipe.data.augment, "data.augment"), "seed": recipe.seed}
-        if recipe.task == "regression":
+        if self.job.task.has_units:
             settings["data.standardise_targets"] = recipe.data.standardise_targets
         return Inputs(settings, {"the data": data.fingerprint})
 

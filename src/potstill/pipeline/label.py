@@ -232,7 +232,7 @@ def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float |
     seen = True if job.teacher.train is not None else None
     names = [train.called(row) for row in range(len(train))]
     held = _answers(job, teacher, validation) if len(validation) else None
-    if data.task != "classification":
+    if not job.task.exclusive:
         return describe_values(
             recording,
             _Rows(store, train.ids, probabilities=False)[0 : len(train)],
@@ -303,7 +303,7 @@ def _fidelity(job: Job, teacher: Teacher, store: Store) -> list[dict[str, Any]]:
     probe = next(stages.recording_batches(job, [(0, min(PROBE, len(job.data.train)))]))
     said = teacher(probe)["logits"].cpu()
     stored, width = read_back(store, probe)["logits"], float(spec.width or 0)
-    if job.data.task == "regression":
+    if not job.task.exclusive:
         return _fidelity_of_values(said, Kept(spec.codec, width, stored))
     logits = said.numpy()
     others: list[Codec] = [Full("float16"), Full("int8"), *(TopK(k) for k in (5, 50) if 4 * k <= logits.shape[1])]

@@ -22,6 +22,7 @@ from potstill.models.beside_weights import copied, has_lazy_layers, initialise_l
 from potstill.models.load import scale_in
 from potstill.pipeline.any_teacher import check_logits, foreign_teacher, is_foreign, read_as
 from potstill.recipe import schema
+from potstill.tasks import task_of
 from potstill.teachers import MergedTeacher, Source, TorchModel, Votes, VotingTeacher
 from potstill.teachers.regrouped import Regrouped, groups_of
 
@@ -107,7 +108,7 @@ def open_teacher(
         weights=section.merge.weights,
         known=[_known(member, index, data) for index, member in enumerate(section.members)],
         num_classes=data.num_outputs,
-        regression=recipe.task == "regression",
+        regression=not task_of(data.task).has_classes,
         scales=[answers_in(member, data, base) for member in section.members],
     )
     if attention:
@@ -121,7 +122,7 @@ def answers_in(section: schema.Teacher | schema.Member, data: Data, base: Path) 
 
     A teacher answers in the target's units, unless it is trained here or its weights file says that it was.
     """
-    if data.task != "regression" or section.train is not None:
+    if not task_of(data.task).has_units or section.train is not None:
         return None
     own = None if section.weights is None else scale_in(located(section.weights, base))
     if own is None:

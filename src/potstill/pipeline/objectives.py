@@ -19,6 +19,7 @@ from potstill.objective.presets import layers_read
 from potstill.objective.presets.settings import MADE_FOR, at_hand
 from potstill.pipeline.any_teacher import describe_source
 from potstill.recipe import schema
+from potstill.tasks import TaskName, task_of
 
 PROBE = 256
 """Samples on which layers are compared."""
@@ -68,7 +69,7 @@ def build_objective(
     reads = layers_read(section.preset)
     _check_layers(section, reads)
     found = _layers(section, reads, recipe, student, teacher, inputs) if reads else {}
-    sized = at_hand(section.preset, num_outputs) if recipe.task == "classification" else {}
+    sized = at_hand(section.preset, num_outputs) if task_of(recipe.task).exclusive else {}
     options = {"options": {**sized, **section.options}} if sized else {}
     section = section.model_copy(update={**{kind: dict(pairs) for kind, pairs in found.items()}, **options})
     return _preset(section, recipe.task), section if found or sized else wanted
@@ -88,7 +89,7 @@ def terms_of(recipe: schema.Recipe) -> list[dict[str, Any]]:
     return [as_section(term) for term in _preset(section, recipe.task).terms]
 
 
-def _preset(section: schema.PresetSection, task: schema.Task) -> Objective:
+def _preset(section: schema.PresetSection, task: TaskName) -> Objective:
     return preset(section.preset, task, **_named_layers(section), **section.options)
 
 

@@ -126,7 +126,7 @@ def _store(made: Making, link: int = 0) -> Stage:
 
     views = len(made.job.data.train) * (made.job.recipe.store.views or 1)
     signals = ", ".join(sorted(made.job.objective.teacher_signals))
-    signals = signals.replace("logits", "values") if made.job.data.task == "regression" else signals
+    signals = signals.replace("logits", made.job.task.signal)
     return Stage(
         store_name(made.job, link),
         key,

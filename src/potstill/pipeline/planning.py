@@ -124,7 +124,7 @@ def plan(recipe: Recipe, *, out: Path | str, base: Path | str = ".", given: Give
         objective=tuple(job.objective.describe()),
         terms=() if job.given.objective else tuple(terms_of(job.recipe)),
         layers=tuple(layers_of(job.recipe)),
-        made_for="" if job.given.objective or job.data.task != "classification" else made_for(job.recipe),
+        made_for="" if job.given.objective or not job.task.exclusive else made_for(job.recipe),
         store=store,
         data=describe_data(job.data),
         disk_free=free,

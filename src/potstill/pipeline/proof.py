@@ -16,7 +16,7 @@ from potstill.core.files import atomic_path, read_json, write_json
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.data.samples import Samples, called
-from potstill.evaluation import EvaluationResult, Limit, Size, calibrate, evaluate, latency, predict
+from potstill.evaluation import EvaluationResult, Limit, Size, evaluate, latency, predict
 from potstill.evaluation.result import ONNX_RUNTIME, Latency
 from potstill.export import OnnxModel, export_onnx, recommended
 from potstill.models import Preprocessor, flops
@@ -70,13 +70,14 @@ def predict_test(made: Making) -> None:
         for seed in seeds(job):
             student = TorchModel(made.deployed(seed, kind), job.student.preprocess)
             on_test.append(predicted(job, student, test, f"{kind} {seed} on the test split"))
-            if job.data.task == "classification":
+            if job.task.calibrate is not None:
                 label = f"{kind} {seed} on the validation split"
                 held[kind].append(predicted(job, student, job.data.validation, label))
         found[kind] = np.stack(on_test)
     for name, (other, scale) in other_models(made).items():
         found[f"{OTHER}{name}"] = predicted(job, other, test, f"{name} on the test split", scale)
-    if job.data.task == "classification":
+    calibrate = job.task.calibrate
+    if calibrate is not None:
         labels = job.data.validation.targets
         fitted = {name: [calibrate(logits, labels).to_json() for logits in each] for name, each in held.items()}
         write_json(out / CALIBRATION, fitted)
@@ -99,7 +100,7 @@ def held_by_teacher(job: Job, teacher: Source | None) -> dict[str, list[Array]]:
         return {}
     validation = job.data.validation
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
-    if job.data.task != "classification" or costs or not teacher.facts.measurable(validation.ids):
+    if job.task.calibrate is None or costs or not teacher.facts.measurable(validation.ids):
         return {}
     return {"teacher": [_asked(job, teacher, validation, "teacher on the validation split")]}
 

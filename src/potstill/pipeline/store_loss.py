@@ -78,7 +78,7 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
         return
     for name, values in kept.items():
         codec = manifest.signals[name].codec
-        is_class = parse(name).is_answer and job.data.task == "classification"
+        is_class = parse(name).is_answer and job.task.exclusive
         if name not in said or (is_class and codec.samples):
             continue
         truth = said[name][: len(values)].float().cpu()
@@ -91,7 +91,7 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
         if lost:
             own = name in job.recipe.store.codecs or not isinstance(codec, Full)
             better = f"store.codecs.{name}: {{codec: full, dtype: float32}}" if own else "store.dtype: float32"
-            shown = name.replace("logits", "values") if job.data.task == "regression" else name
+            shown = name.replace("logits", job.task.signal)
             raise UsageError(
                 f"What the store keeps of the teacher's {shown} ({describe_codec(codec)}) is not what it says: of "
                 f"{len(truth)} samples, {lost}. Set {better}, or store.accept_loss: true to record it all the same."

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from potstill.core.progress import progress, remark
 from potstill.core.signals import Batch
 from potstill.data import Stream
 from potstill.data.samples import Samples
-from potstill.evaluation.metrics import r2
 from potstill.pipeline import stages
 from potstill.pipeline.build import Job
 from potstill.pipeline.class_orders import numbered, order_doubt
 from potstill.pipeline.folder import read_or_none
 from potstill.pipeline.making import answers_of
 from potstill.pipeline.warnings import tell
+from potstill.tasks.kinds import word
 from potstill.teachers import Reads, Source
 from potstill.teachers.answers import Array, no_logits
 
@@ -38,8 +38,6 @@ SCORED = 1_000
 """Validation samples, at most, that a teacher is scored on."""
 ASKED = 2_000
 """Labelled samples, at most, that a teacher which has to compute is asked about; recorded answers are all read."""
-CLEARLY = 2.0
-"""Standard errors that a balanced accuracy must lie above chance."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class TeacherScore:
     """What a teacher's answers to labelled samples say.
 
     Attributes:
-        metric: accuracy, or R2 in regression.
+        metric: the headline of the task: accuracy, or R2.
         value: of it, or None where the teacher was not asked.
         samples: how many samples it is from.
         split: ``"validation"``, or ``"training"`` where it answers for those only.
@@ -59,7 +57,7 @@ class TeacherScore:
 
     """
 
-    metric: Literal["accuracy", "r2"]
+    metric: str
     value: float | None = None
     samples: int = 0
     split: str = ""
@@ -77,7 +75,8 @@ class TeacherScore:
         score = (
             f"is right on {100 * self.value:.1f} % of {self.samples:,} {self.split} samples"
             if self.metric == "accuracy"
-            else f"has an R2 of {self.value:.3f} on {self.samples:,} {self.split} samples"
+            else f"has {'an' if self.metric[0] in 'aeir' else 'a'} {word(self.metric)} of {self.value:.3f} on "
+            f"{self.samples:,} {self.split} samples"
         )
         return f"The teacher {score}{', which it may have been trained on' if self.split == 'training' else ''}."
 
@@ -141,7 +140,7 @@ def _key(job: Job, model: Source, folder: Path) -> str:
 
 
 def _scored(job: Job, model: Source) -> TeacherScore:
-    metric: Literal["accuracy", "r2"] = "accuracy" if job.data.task == "classification" else "r2"
+    metric, scores = job.task.headline, job.task.scores
     notes = model.facts.notes
     cost = _cost(job, model)
     if cost:
@@ -155,19 +154,12 @@ def _scored(job: Job, model: Source) -> TeacherScore:
     _check_numbers(job, answers["logits"], finished=finished)
     split, count = parts[0][0], min(SCORED, len(parts[0][1]))
     first, targets = answers["logits"][:count], labels[:count]
-    if metric == "r2":
-        value = _r2(first, targets)
-        weak = (
-            f"The teacher explains nothing of the target (R2 {value:.3f} on {len(targets):,} {split} samples): always "
-            "saying the mean would be no worse. Check its weights, teacher.preprocess and the unit of its answers."
-            if value <= 0
-            else ""
-        )
-        return TeacherScore(metric, value, len(targets), split, seconds, "", notes, weak)
-    if first.shape[1] != job.data.num_outputs:  # a head learns to read it
+    if job.task.has_classes and first.shape[1] != job.data.num_outputs:  # a head learns to read it
         return TeacherScore(metric, seconds=seconds, unasked="The teacher answers in other classes.", warnings=notes)
-    value = float((first.argmax(1) == targets).mean())
-    found = TeacherScore(metric, value, len(targets), split, seconds, "", notes, _weak(first.argmax(1), targets, split))
+    value, weak = scores.score(first, targets), scores.weak(first, targets, split)
+    found = TeacherScore(metric, value, len(targets), split, seconds, "", notes, weak)
+    if not job.task.exclusive:
+        return found
     doubts = [order_doubt(one, answers[one.signal], labels, job) for one in numbered(job, model)]
     stops = [doubt for doubt in doubts if doubt is not None and doubt.stops]
     told = [doubt.text for doubt in doubts if doubt is not None and not doubt.stops]
@@ -233,7 +225,7 @@ def _samples(job: Job, model: Source) -> list[tuple[str, Samples]]:
         if count:
             chosen.append(_some(name, samples, count, job.recipe.seed))
         left -= count
-        if job.data.task == "regression":  # more samples only help to find an order of classes
+        if not job.task.exclusive:  # more samples only help to find an order of classes
             break
     return chosen
 
@@ -250,28 +242,7 @@ def _check_numbers(job: Job, answers: Array, *, finished: bool) -> None:
             f"teacher: of its answers to {len(answers):,} samples, {rows:,} are NaN. Check its weights and "
             "teacher.preprocess."
         )
-    if finished and job.data.task == "classification" and not job.teacher.answers_checked and not job.members:
+    if finished and job.task.exclusive and not job.teacher.answers_checked and not job.members:
         doubt = no_logits(answers)
         if doubt:
             raise TeacherError(f"teacher: its answers are read as logits, but of {len(answers):,} samples {doubt}")
-
-
-def _r2(answers: Array, targets: Array) -> float:
-    return float(r2(answers.reshape(len(targets), -1), targets.reshape(len(targets), -1)))
-
-
-def _weak(named: Array, targets: Array, split: str) -> str:
-    """Return that a teacher is not clearly above chance, as a sentence; an empty text where it is."""
-    present, counts = np.unique(targets, return_counts=True)
-    if len(present) < 2:
-        return ""
-    recalls = np.array([(named[targets == label] == label).mean() for label in present])
-    balanced, chance = float(recalls.mean()), 1.0 / len(present)
-    error = float(np.sqrt((recalls * (1.0 - recalls) / counts).sum())) / len(present)
-    if balanced - CLEARLY * error > chance:
-        return ""
-    return (
-        f"The teacher is not clearly better than guessing: on {len(targets):,} {split} samples of {len(present)} "
-        f"classes its balanced accuracy is {100 * balanced:.1f} %, and guessing has {100 * chance:.1f} %. Check its "
-        "weights, teacher.preprocess and the order of data.classes."
-    )

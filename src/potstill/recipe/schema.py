@@ -14,14 +14,8 @@ from potstill.core.errors import PotstillWarning
 from potstill.recipe.endpoint import Endpoint
 from potstill.recipe.section import Fraction, Positive, Precision, Section
 from potstill.recipe.storage import Store
+from potstill.tasks import METRICS, MetricName, TaskName, task_of
 
-Task = Literal["classification", "regression"]
-Metric = Literal["accuracy", "balanced_accuracy", "auc", "macro_f1", "nll", "r2", "rmse", "mae"]
-METRICS: dict[Task, tuple[Metric, ...]] = {
-    "classification": ("accuracy", "balanced_accuracy", "auc", "macro_f1", "nll"),
-    "regression": ("r2", "rmse", "mae"),
-}
-"""What a task can be judged by; the first is the default."""
 Answers = Literal["logits", "probabilities", "percentages", "labels", "values"]
 
 
@@ -444,8 +438,8 @@ class BackToTeacher(Section):
 class Recipe(Section):
     """Everything one run needs."""
 
-    task: Task = "classification"
-    metric: Metric | None = Field(
+    task: TaskName = "classification"
+    metric: MetricName | None = Field(
         None, description="what chooses checkpoints and rates and what the verdict is about; accuracy or r2 when absent"
     )
     seed: int = Field(0, ge=0, lt=2**31)
@@ -477,12 +471,12 @@ class Recipe(Section):
     export: Export = Export()
 
     @property
-    def judged_by(self) -> Metric:
+    def judged_by(self) -> MetricName:
         """The metric that chooses checkpoints and that the verdict is about."""
         return self.metric or METRICS[self.task][0]
 
     @property
-    def other_metric(self) -> Metric | None:
+    def other_metric(self) -> MetricName | None:
         """The metric where it is not the task's own, accuracy or R2."""
         return None if self.judged_by == METRICS[self.task][0] else self.judged_by
 
@@ -496,7 +490,7 @@ class Recipe(Section):
     def _few_labels(self) -> None:
         """Refuse what has no meaning, or is not made, where students do not see every label."""
         key = "data.labels" if self.data.labels is not None else "data.unlabelled"
-        if self.task != "classification":
+        if not task_of(self.task).exclusive:
             raise ValueError(f"{key} is for task: classification")
         if self.teacher is None:
             raise ValueError(f"{key}: without a teacher nobody answers the samples without a label; add a teacher")
@@ -522,7 +516,7 @@ class Recipe(Section):
             )
         if any(peer.preprocess != Preprocess() for peer in self.peers):
             raise ValueError("peers see what the student sees: give preprocess to the student, not to a peer")
-        if self.task != "regression" and not self.data.standardise_targets:
+        if not self.data.standardise_targets and not task_of(self.task).has_units:
             raise ValueError("data.standardise_targets: false is for task: regression; classes have no units")
         if self.data.labels is not None or self.data.unlabelled is not None:
             self._few_labels()

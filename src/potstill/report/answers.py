@@ -17,6 +17,7 @@ from potstill.report.figures import Figure, draw
 from potstill.report.files import RunFiles
 from potstill.report.numbers import MODEL_NAMES, MODELS
 from potstill.report.pictures import data_uri, is_pictures
+from potstill.tasks import task_of
 
 MOST_CLASSES = 20  # in the confusion chart: with more, only those that changed most
 NUMBERED_CLASSES = 12  # up to here the cells carry their numbers
@@ -231,14 +232,14 @@ def disagreements(files: RunFiles, evaluation: EvaluationResult) -> Disagreement
             )
         )
     size = 0 if samples is None or pictures else int(np.prod(samples.shape[1:]))
-    figure = None if evaluation.task == "classification" else _answer_figure(evaluation)
+    figure = _answer_figure(evaluation) if "answers" in task_of(evaluation.task).figures else None
     more = max(0, size - MOST_VALUES)
     return Disagreements(tuple(found), pictures, min(size, MOST_VALUES), more, figure, _reading(evaluation, len(found)))
 
 
 def _reading(evaluation: EvaluationResult, listed: int) -> str:
     """Return what the list holds, and whether these are all that there are."""
-    if evaluation.task == "regression":
+    if not task_of(evaluation.task).has_classes:
         return "The test samples on which the distilled student and its teacher differ most, largest difference first."
     if listed < DISAGREEMENTS:
         return f"{counted(listed, 'test sample')} got another class from the distilled student than from its teacher."
@@ -250,7 +251,7 @@ def _reading(evaluation: EvaluationResult, listed: int) -> str:
 
 def _answer(model: str, record: Any, confidence: str, evaluation: EvaluationResult) -> Answer:
     given, stated = record.get(model), numbers.finite(record.get(confidence))
-    classifies = evaluation.task == "classification"
+    classifies = task_of(evaluation.task).has_classes
     return Answer(
         model=model,
         text=_value(given, evaluation),
@@ -262,7 +263,7 @@ def _answer(model: str, record: Any, confidence: str, evaluation: EvaluationResu
 def _value(value: Any, evaluation: EvaluationResult) -> str:
     if value is None:
         return numbers.DASH
-    if evaluation.task == "classification":
+    if task_of(evaluation.task).exclusive:
         return str(evaluation.classes[value]) if 0 <= value < len(evaluation.classes) else str(value)
     return ", ".join(numbers.significant(float(one)) for one in np.ravel(value))
 

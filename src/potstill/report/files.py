@@ -15,7 +15,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import read_json
 from potstill.core.text import printable, printable_parts
 from potstill.evaluation import EvaluationResult
-from potstill.report.numbers import main_metric
+from potstill.tasks import headline
 
 Record = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class RunFiles:
     @property
     def metric(self) -> str:
         """The metric that chose checkpoints and rates."""
-        return str(self.recipe.get("metric") or main_metric(self.task))
+        return str(self.recipe.get("metric") or headline(self.task))
 
 
 def read_run(folder: Path) -> RunFiles:

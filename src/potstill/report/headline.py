@@ -12,6 +12,7 @@ from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, told_apart
 from potstill.export import recommended
 from potstill.report import numbers
 from potstill.report.files import RunFiles
+from potstill.tasks import headline
 
 ANSWERS = {"yes": "Distillation helped", "no": "Distillation did not help", "unclear": "Not clear that it helped"}
 THIS = {"yes": "This student is better", "no": "This student is not better", "unclear": "Not clear which is better"}
@@ -89,7 +90,7 @@ def key_numbers(files: RunFiles, evaluation: EvaluationResult) -> list[KeyNumber
     size = best["bytes"] if best else student.bytes
     source = str(best["file"]) if best else "stored weights"
     kept = numbers.finite(best.get("accuracy_file")) if best else None
-    metric = numbers.main_metric(files.task)
+    metric = headline(files.task)
     # The file is of one seed and rounded; the scores of the first tile and the table are means over the seeds.
     quality = f"{numbers.in_prose(metric)} {numbers.score(metric, kept)} of this file" if kept is not None else ""
     tiles = [

@@ -34,6 +34,7 @@ from potstill.report.label_tables import (
 )
 from potstill.report.page import fill, typeset
 from potstill.report.pictures import data_uri, is_pictures
+from potstill.tasks import headline
 
 Numbers = Mapping[str, Any]
 
@@ -98,11 +99,12 @@ def content(
     warnings = [*facts.warnings, *of_data]
     train = facts.splits.get("train")
     labelled = train is not None and "accuracy" in train
-    classifies = facts.task == "classification" and train is not None
+    classifies = bool(facts.classes) and train is not None
     stop = sum(finding["level"] == "stop" for finding in facts.warnings)
     return {
         "name": facts.name,
-        "task": facts.task,
+        "classifies": bool(facts.classes),
+        "values": any("r2" in row for row in facts.fidelity),
         "headline": typeset(facts.headline),
         "stop": stop,
         "num_warnings": len(warnings) - stop,
@@ -148,7 +150,7 @@ def key_numbers(facts: LabelFacts) -> list[KeyNumber]:
     stored, item = facts.stored, "token" if facts.stored["num_items"] else "answer"
     each = stored["bytes_per_item"] if stored["num_items"] else stored["bytes_per_answer"]
     found = [_first(facts), KeyNumber(f"Each {item} takes", size(each), _times(stored["times_smaller"]))]
-    if facts.task == "classification":
+    if facts.classes:
         bits, most = facts.splits["train"]["entropy_bits"], float(np.log2(len(facts.classes)))
         note = f"entropy, of {numbers.significant(most)} possible"
         found.append(KeyNumber("Beyond the class", f"{numbers.significant(bits, 2)} bits", note))
@@ -177,7 +179,7 @@ def _took(seconds: float | None) -> str:
 
 def _first(facts: LabelFacts) -> KeyNumber:
     held, train = facts.splits.get("validation"), facts.splits.get("train")
-    metric = numbers.main_metric(facts.task)
+    metric = headline(facts.task)
     for scores, place, other in ((held, "validation", train), (train, "training", None)):
         if scores is not None and metric in scores:
             note = f"95{numbers.THIN}% interval {numbers.interval(metric, tuple(scores[f'{metric}_interval']))}"
@@ -186,7 +188,7 @@ def _first(facts: LabelFacts) -> KeyNumber:
             label = f"Teacher's {numbers.in_prose(metric)} on {scores['num']:,} {place} samples"
             return KeyNumber(label, numbers.score(metric, scores[metric]), note)
     views = f"{numbers.TIMES} {facts.num_views} views" if facts.num_views > 1 else "no labels to compare with"
-    return KeyNumber("Asked", f"{facts.num_samples:,} samples", "" if facts.task == "text" else views)
+    return KeyNumber("Asked", f"{facts.num_samples:,} samples", "" if facts.text is not None else views)
 
 
 def storage_facts(facts: LabelFacts) -> list[tuple[str, str]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from potstill.core.text import kind_and_column
 from potstill.evaluation.labelling import LabelFacts
-from potstill.evaluation.metrics import PER_COLUMN
 from potstill.report import numbers
 from potstill.report.label_figures import PLACES
 from potstill.report.scores import Cell, ScoreRow
+from potstill.tasks.metrics import PER_COLUMN
 
 Numbers = Mapping[str, Any]
 

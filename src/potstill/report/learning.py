@@ -141,7 +141,7 @@ def _figures(files: RunFiles, name: str) -> list[Figure]:
                 f"Each line is one training. The epoch with the {best} value is kept; of equal ones, the one of the "
                 f"lowest loss.{cut}",
                 f"Validation {numbers.in_prose(name)} by epoch. " + _ends(files, name),
-                lambda: epoch_lines(scores, kind=metric.kind, title=metric.label, domain=domain),
+                lambda: epoch_lines(scores, kind=metric.unit, title=metric.label, domain=domain),
                 height=290,
             )
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from potstill.core.text import kind_and_column
 from potstill.evaluation import shown
+from potstill.tasks.kinds import KINDS, Kind, is_percent
 
 THIN = "\u202f"  # narrow no-break space between a number and its unit
 MINUS = "\u2212"
@@ -28,51 +28,20 @@ def model_name(name: str) -> str:
     return MODEL_NAMES.get(name, name.capitalize())
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How one metric is named and shown."""
-
-    label: str
-    kind: Literal["percent", "number"] = "number"
-    better: Literal["higher", "lower", "none"] = "higher"
-    meaning: str = ""
-
-
-_METRICS = {
-    "accuracy": Metric("Accuracy", "percent", "higher", "share of samples answered correctly"),
-    "balanced_accuracy": Metric("Balanced accuracy", "percent", "higher", "accuracy averaged over the classes"),
-    "auc": Metric("AUC", "number", "higher", "how well each class is ordered before the rest, averaged over classes"),
-    "macro_f1": Metric("Macro F1", "percent", "higher", "F1 score averaged over classes, each counted equally"),
-    "agreement": Metric("Agreement with teacher", "percent", "higher", "share of samples answered like the teacher"),
-    "nll": Metric("Log loss", "number", "lower", "negative log likelihood of the right class, in nats"),
-    "brier": Metric("Brier score", "number", "lower", "squared error of the predicted probabilities"),
-    "ece": Metric("Calibration error", "percent", "lower", "gap between stated confidence and actual accuracy"),
-    "nll_calibrated": Metric("Log loss, calibrated", "number", "lower", "with its own temperature"),
-    "ece_calibrated": Metric("Calibration error, calibrated", "percent", "lower", "with its own temperature"),
-    "kl_to_teacher": Metric("Divergence from teacher", "number", "lower", "Kullback-Leibler divergence, in nats"),
-    "r2": Metric("R²", "number", "higher", "share of the variance that is explained"),
-    "mae": Metric("Mean absolute error", "number", "lower", "in units of the target"),
-    "rmse": Metric("Root mean squared error", "number", "lower", "in units of the target"),
-}
-
-
-def metric(name: str) -> Metric:
+def metric(name: str) -> Kind:
     """Return how the metric ``name`` is shown; an unknown one is shown under its own name."""
     kind, column = kind_and_column(name)
-    if column is not None and kind in _METRICS:
-        return Metric(f"{_METRICS[kind].label}, column {column}", "number", "lower", "in units of this column")
-    return _METRICS.get(name) or Metric(name.replace("_", " ").capitalize(), "number", "none")
+    if kind not in KINDS:
+        return Kind(name.replace("_", " ").capitalize(), name, "", better="none")
+    if column is not None:
+        return replace(KINDS[kind], label=f"{KINDS[kind].label}, column {column}", meaning="in units of this column")
+    return KINDS[kind]
 
 
 def in_prose(name: str) -> str:
     """Return what the metric ``name`` is called inside a sentence: ``accuracy``, ``R²``."""
     label = metric(name).label
     return label if label[1:2].isupper() or not label[1:].isalpha() else label.lower()
-
-
-def main_metric(task: str) -> str:
-    """Return the name of the metric that decides for ``task`` where nothing else was chosen."""
-    return "r2" if task == "regression" else "accuracy"
 
 
 def finite(value: object) -> float | None:
@@ -93,7 +62,7 @@ def score(name: str, value: float | None, *, unit: bool = True) -> str:
     """Return one value of the metric ``name``: ``91.3 %`` or ``0.412``."""
     if value is None or not math.isfinite(value):
         return DASH
-    percent = f"{THIN}%" if unit and name in shown.PERCENT else ""
+    percent = f"{THIN}%" if unit and is_percent(name) else ""
     return f"{shown.level(name, value)}{percent}".replace("-", MINUS)
 
 
@@ -103,7 +72,7 @@ def difference(name: str, value: float, low: float, high: float) -> tuple[str, s
         (DASH if not math.isfinite(number) else text if text.startswith("-") else f"+{text}").replace("-", MINUS)
         for number, text in zip((value, low, high), shown.change(name, value, low, high), strict=True)
     ]
-    return f"{texts[0]}{THIN + 'points' if name in shown.PERCENT else ''}", f"{texts[1]} to {texts[2]}"
+    return f"{texts[0]}{THIN + 'points' if is_percent(name) else ''}", f"{texts[1]} to {texts[2]}"
 
 
 def interval(name: str, bounds: tuple[float, float] | None) -> str:

@@ -27,6 +27,7 @@ from potstill.report.run_facts import (
     timestamp,
 )
 from potstill.report.scores import cost_figures, other_rows, score_figures, score_table
+from potstill.tasks import headline, task_of
 
 TEMPLATE = "report.html.jinja"
 STYLE = "report.css"
@@ -86,7 +87,7 @@ def content(files: RunFiles) -> dict[str, Any]:
     verdict = evaluation.verdict if evaluation else None
     return {
         "name": files.name,
-        "task": files.task,
+        "has_classes": task_of(files.task).has_classes,
         "made": timestamp(files.run.get("finished") or files.run.get("created")),
         "verdict": verdict,
         "sentences": [typeset(sentence) for sentence in verdict.sentences] if verdict else [],
@@ -95,8 +96,8 @@ def content(files: RunFiles) -> dict[str, Any]:
         "answer": answer(evaluation) if evaluation else "",
         "verdict_warnings": [typeset(warning) for warning in verdict.warnings] if verdict else [],
         "evaluation": evaluation,
-        "metric": numbers.metric(evaluation.headline_metric if evaluation else numbers.main_metric(files.task)),
-        "file_metric": numbers.metric(numbers.main_metric(files.task)),
+        "metric": numbers.metric(evaluation.headline_metric if evaluation else headline(files.task)),
+        "file_metric": numbers.metric(headline(files.task)),
         "steps": steps(evaluation) if evaluation else [],
         "keys": key_numbers(files, evaluation) if evaluation else [],
         "budget": budget_rows(files),

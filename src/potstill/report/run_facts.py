@@ -10,6 +10,7 @@ from typing import Any
 from potstill.report import numbers
 from potstill.report.files import RunFiles
 from potstill.report.headline import good_files
+from potstill.tasks import headline
 
 STATUS = {"done": "done", "skipped": "reused", "failed": "failed", "running": "not finished"}
 LARGE_SHIFT = 0.1
@@ -63,7 +64,7 @@ class StageRow:
 
 def file_rows(files: RunFiles) -> list[FileRow]:
     """Return one row per exported file."""
-    name = numbers.main_metric(files.task)
+    name = headline(files.task)
     best = next(iter(good_files(files)), None)
     return [
         FileRow(

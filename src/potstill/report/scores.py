@@ -15,6 +15,7 @@ from potstill.report.figures import Figure, draw
 from potstill.report.files import Record, RunFiles
 from potstill.report.headline import good_files, latency, time_in
 from potstill.report.numbers import MODEL_NAMES, MODELS
+from potstill.tasks import headline
 
 ModelCost = Callable[[ModelScores], float | None]
 FileCost = Callable[[Record], float | None]
@@ -170,7 +171,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
             f"The dot is the measured value; the line is its 95{numbers.THIN}% interval, the range the true value "
             f"plausibly lies in.{ticks}",
             "; ".join(f"{record['label']}" for record in records),
-            lambda: score_rows(records, kind=metric.kind, title=metric.label),
+            lambda: score_rows(records, kind=metric.unit, title=metric.label),
             height=74 * len(records) + 45,
         )
     ]
@@ -195,7 +196,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
         if (change := evaluation.differences.get(pair, {}).get(name)) is not None
     ]
     if changes:
-        unit = "percentage points" if metric.kind == "percent" else metric.label
+        unit = "percentage points" if metric.percent else metric.label
         found.append(
             draw(
                 "differences",
@@ -203,7 +204,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
                 "Right of the vertical line the distilled student is better. A difference is clear when its interval "
                 "does not touch that line.",
                 "; ".join(f"{record['label']}" for record in changes),
-                lambda: difference_rows(changes, kind=metric.kind, title=f"Difference in {unit}"),
+                lambda: difference_rows(changes, kind=metric.unit, title=f"Difference in {unit}"),
                 height=74 * max(len(changes), 2) + 45,
             )
         )
@@ -260,7 +261,7 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
                 "file": True,
             }
             for file in good_files(files)
-            if name == numbers.main_metric(files.task)
+            if name == headline(files.task)
             if (cost := file_cost(file)) and (value := numbers.finite(file.get("accuracy_file"))) is not None
         ]
         limit = numbers.finite(budget.get(limit_name))
@@ -278,7 +279,7 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
                 reading + where + dashed,
                 described,
                 partial(
-                    cost_scatter, records, kind=metric.kind, cost_title=axis, score_title=metric.label, limit=limit
+                    cost_scatter, records, kind=metric.unit, cost_title=axis, score_title=metric.label, limit=limit
                 ),
                 height=300,
             )

@@ -18,9 +18,9 @@ from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.signals import Batch
 from potstill.data.columns import Column
-from potstill.data.samples import Task
 from potstill.models.load import output_tensor
 from potstill.models.preprocess import Preprocessor
+from potstill.tasks import TaskName, task_of
 from potstill.teachers.answers import Answers, Array, as_logits, label_numbers, misfits
 from potstill.teachers.at_rest import Asked, TorchModel
 from potstill.teachers.live import Step, text_of
@@ -45,11 +45,16 @@ class Wanted:
 
     """
 
-    task: Task
+    task: TaskName
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     num_outputs: int
     columns: tuple[Column, ...] = ()
+
+    @property
+    def values(self) -> bool:
+        """Whether it is to answer with numbers, and not with classes."""
+        return not task_of(self.task).has_classes
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.models.taps import tap
 from potstill.objective import Objective, Term, check, heads_for
 from potstill.recipe.schema import Training
+from potstill.tasks import task_of
 from potstill.teachers.model import Model
 from potstill.training.average import AverageTeacher, Follower
 from potstill.training.dot import Dot
@@ -248,8 +249,8 @@ def smoothed(objective: Objective, label_smoothing: float, task: str) -> Objecti
     """Return the objective with label smoothing in its cross-entropy terms that have none of their own."""
     if not label_smoothing:
         return objective
-    if task == "regression":
-        raise UsageError(f"training.label_smoothing={label_smoothing} has no meaning in regression. Set it to 0.")
+    if not task_of(task).exclusive:
+        raise UsageError(f"training.label_smoothing={label_smoothing} has no meaning in {task}. Set it to 0.")
     return Objective([_smoothed(term, label_smoothing) for term in objective.terms])
 
 

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.nn import functional as F
 
-from potstill.data.samples import Array, Samples, Task
+from potstill.data.samples import Array, Samples
 from potstill.data.stream import Stream
+from potstill.tasks import TaskName, task_of
 from potstill.training.trainee import Trainee
 
 SMALLEST_BATCH = 256
@@ -48,7 +48,7 @@ def validate(
     trainee: Trainee,
     samples: Samples,
     *,
-    task: Task,
+    task: TaskName,
     batch_size: int,
     accelerator: Accelerator,
     workers: int = 0,
@@ -68,7 +68,7 @@ def validate(
         metric: in the place of accuracy or R2.
 
     """
-    training = trainee.training
+    training, scores = trainee.training, task_of(task).scores
     trainee.eval()
     sums: Tensor | None = None
     kept: list[tuple[Array, Array]] = []
@@ -80,34 +80,30 @@ def validate(
             if len(batch) and batch.targets is not None:
                 outputs = trainee.signals(batch.tensor.to(accelerator.device))["logits"]
                 targets = batch.targets.to(accelerator.device)
-                one = _scores(outputs, targets) if task == "classification" else _squares(outputs, targets)
-                sums = one if sums is None else sums + one
+                part_sums = scores.sums(outputs, targets)
+                sums = part_sums if sums is None else sums + part_sums
                 if metric is not None:
                     kept.append((outputs.float().cpu().numpy(), targets.cpu().numpy()))
     trainee.train(training)
     if accelerator.num_processes > 1:
-        width = 2 if task == "classification" else _columns(samples)
-        sums = torch.zeros(width, dtype=torch.float64, device=accelerator.device) if sums is None else sums
+        if sums is None:
+            targets = torch.from_numpy(samples.targets[:0])
+            sums = scores.sums(torch.zeros(0, math.prod(targets.shape[1:])), targets).to(accelerator.device)
         sums = accelerator.reduce(sums, reduction="sum")
     if sums is None:
         return Validation(float("nan"), float("nan"))
-    totals = sums.cpu().numpy()
-    classes = task == "classification"
-    loss = float(totals[0] if classes else totals.mean()) / len(samples)
-    if metric is not None:
-        return Validation(loss, _scored(metric, gather_object(kept) if accelerator.num_processes > 1 else kept))
-    return Validation(loss, float(totals[1] / len(samples)) if classes else r2(totals, samples.targets))
+    loss, value = scores.validation(sums.cpu().numpy(), samples.targets)
+    if metric is None:
+        return Validation(loss, value)
+    return Validation(loss, _scored(metric, gather_object(kept) if accelerator.num_processes > 1 else kept))
 
 
-def validation_of(outputs: Tensor, samples: Samples, task: Task, metric: Metric | None = None) -> Validation:
+def validation_of(outputs: Tensor, samples: Samples, task: TaskName, metric: Metric | None = None) -> Validation:
     """Return the same of a model's outputs (n, c) to all samples, as `validate` does while it asks for them."""
-    targets = torch.from_numpy(samples.targets)
-    if task == "classification":
-        loss, right = (_scores(outputs, targets) / len(samples)).tolist()
-    else:
-        totals = _squares(outputs, targets).numpy()
-        loss, right = float(totals.mean()) / len(samples), r2(totals, samples.targets)
-    return Validation(loss, right if metric is None else _scored(metric, [(outputs.numpy(), samples.targets)]))
+    scores = task_of(task).scores
+    sums = scores.sums(outputs, torch.from_numpy(samples.targets)).numpy()
+    loss, value = scores.validation(sums, samples.targets)
+    return Validation(loss, value if metric is None else _scored(metric, [(outputs.numpy(), samples.targets)]))
 
 
 def is_better(new: Validation, best: Validation | None, metric: Metric | None) -> bool:
@@ -125,31 +121,3 @@ def _scored(metric: Metric, kept: list[tuple[Array, Array]]) -> float:
     """Return the metric of all parts together; NaN where an output is not finite."""
     outputs, targets = (np.concatenate(each) for each in zip(*kept, strict=True))
     return metric.score(outputs, targets) if np.isfinite(outputs).all() else float("nan")
-
-
-def r2(residual: Array, targets: Array) -> float:
-    """Return 1 - residual / spread, averaged over columns; a constant column counts 1 if met exactly, else 0.
-
-    Args:
-        residual: (k,) sum of squared errors of each column.
-        targets: (n,) or (n, k).
-
-    """
-    values = targets.reshape(len(targets), -1).astype(np.float64)
-    spread = np.square(values - values.mean(axis=0)).sum(axis=0)
-    constant = spread == 0
-    scores = np.where(constant, (residual == 0).astype(np.float64), 1.0 - residual / np.where(constant, 1.0, spread))
-    return float(scores.mean())
-
-
-def _scores(logits: Tensor, targets: Tensor) -> Tensor:
-    loss = F.cross_entropy(logits, targets, reduction="none").double().sum()
-    return torch.stack([loss, (logits.argmax(1) == targets).double().sum()])
-
-
-def _squares(values: Tensor, targets: Tensor) -> Tensor:
-    return (values.reshape(len(values), -1) - targets.reshape(len(targets), -1)).double().square().sum(0)
-
-
-def _columns(samples: Samples) -> int:
-    return 1 if samples.targets.ndim == 1 else int(samples.targets.shape[1])

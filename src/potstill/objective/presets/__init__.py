@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from potstill.core.errors import UsageError, did_you_mean
-from potstill.objective.check import TASKS
 from potstill.objective.layers import as_pairs
 from potstill.objective.presets import features, outputs, relations, transformers
 from potstill.objective.term import Term
 from potstill.objective.total import Objective
+from potstill.tasks import task_of
 
 PRESETS: dict[str, Callable[..., list[Term]]] = {
     "auto": outputs.kd,
@@ -89,8 +89,7 @@ def preset(
 
     """
     given = {"layers": layers, "embedding": embedding, "projections": projections}
-    if task not in TASKS:
-        raise UsageError(f"Unknown task {task!r}.{did_you_mean(task, TASKS)}")
+    task_of(task)
     function = find_preset(name)
     reads, known = layers_read(name), preset_options(name)
     unknown = [option for option in options if option not in known]

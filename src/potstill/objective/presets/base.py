@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from potstill import losses
 from potstill.core.errors import UsageError
 from potstill.objective.schedules import Schedule, Weight
 from potstill.objective.term import Term
+from potstill.tasks import task_of
 
 FIRST_EPOCHS = 1 / 12
 """Share of training over which papers on CIFAR raise a weight: 20 of 240 epochs."""
@@ -13,14 +13,19 @@ FIRST_EPOCHS = 1 / 12
 
 def hard(task: str, weight: Weight = 1.0) -> Term:
     """Return the term on the labels."""
-    return Term(losses.cross_entropy if task == "classification" else losses.mse, weight)
+    return Term(task_of(task).hard, weight)
 
 
 def soft(task: str, weight: Weight = 1.0, temperature: float = 4.0) -> Term:
     """Return the term on the teacher's answers."""
-    if task == "classification":
-        return Term(losses.forward_kl, weight, temperature=temperature)
-    return Term(losses.teacher_mse, weight)
+    asked = task_of(task)
+    return Term(asked.soft, weight, temperature=temperature) if asked.softens else Term(asked.soft, weight)
+
+
+def hard_and_soft(task: str, temperature: float = 4.0) -> list[Term]:
+    """Return both terms of classic distillation, with its weights."""
+    weights = task_of(task).weights
+    return [hard(task, weights[0]), soft(task, weights[1], temperature)]
 
 
 def classes_only(task: str, name: str) -> None:
@@ -30,7 +35,7 @@ def classes_only(task: str, name: str) -> None:
         UsageError: the task is not classification.
 
     """
-    if task != "classification":
+    if not task_of(task).exclusive:
         raise UsageError(f"The preset {name!r} works on the scores of classes, and the task is {task}. Use 'kd'.")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from potstill import losses
 from potstill.objective.layers import Pairs
-from potstill.objective.presets.base import hard, only_after, only_before, rising, soft
+from potstill.objective.presets.base import hard, hard_and_soft, only_after, only_before, rising
 from potstill.objective.term import Term
 
 _ELEMENTS = 64 * 8 * 8
@@ -18,9 +18,8 @@ _STARTING = 1 / 9
 
 def hidden(task: str, *, temperature: float = 4.0) -> list[Term]:
     """Return classic distillation and a hint on the signal that both sides call ``hidden``, at unit scale."""
-    hard_weight, soft_weight = (0.1, 0.9) if task == "classification" else (0.5, 0.5)
     hint = Term(losses.hint_mse, on="hidden", normalize=True)
-    return [hard(task, hard_weight), soft(task, soft_weight, temperature), hint]
+    return [*hard_and_soft(task, temperature), hint]
 
 
 def fitnets(task: str, layers: Pairs, *, weight: float = 100.0) -> list[Term]:
@@ -100,9 +99,8 @@ def simkd(task: str, layers: Pairs) -> list[Term]:  # noqa: ARG001 (every preset
 
 def jacobian(task: str, *, temperature: float = 4.0, weight: float = 1.0) -> list[Term]:
     """Return classic distillation and the direction of the gradient by the inputs: Srinivas, Fleuret 2018."""
-    hard_weight, soft_weight = (0.1, 0.9) if task == "classification" else (0.5, 0.5)
     gradients = Term(losses.jacobian_matching, weight, on="input_gradient", normalize=True)
-    return [hard(task, hard_weight), soft(task, soft_weight, temperature), gradients]
+    return [*hard_and_soft(task, temperature), gradients]
 
 
 def _each(loss: object, weight: float, layers: Pairs) -> list[Term]:

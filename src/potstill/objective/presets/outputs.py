@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potstill import losses
 from potstill.losses.transforms import standardize_logits
-from potstill.objective.presets.base import classes_only, hard, rising, soft
+from potstill.objective.presets.base import classes_only, hard, hard_and_soft, rising, soft
 from potstill.objective.term import Term
 
 
@@ -15,9 +15,7 @@ def alone(task: str) -> list[Term]:
 
 def kd(task: str, *, temperature: float = 4.0) -> list[Term]:
     """Return classic distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; settings of arXiv:1910.10699."""
-    if task == "regression":
-        return [hard(task, 0.5), soft(task, 0.5)]
-    return [hard(task, 0.1), soft(task, 0.9, temperature)]
+    return hard_and_soft(task, temperature)
 
 
 def label_free(task: str, *, temperature: float = 4.0) -> list[Term]:

@@ -96,7 +96,6 @@ def _open_keras(path: Path, wanted: Wanted, args: Mapping[str, Any], *, python: 
             f"{place}: {path.name} has the outputs {', '.join(facts.outputs)}. Say which is its answer: "
             f"'args: {{output: {next(iter(facts.outputs))}}}'."
         )
-    regression = wanted.task == "regression"
     # Names inside a folder are part of what it says; that of a file, and where all of it lies, is not.
     names = [str(one.relative_to(path)) if one.is_relative_to(path) else "" for one in process.files]
     files = [[name, fingerprint.of_file(one)] for name, one in zip(names, process.files, strict=True)]
@@ -106,8 +105,8 @@ def _open_keras(path: Path, wanted: Wanted, args: Mapping[str, Any], *, python: 
         digest=fingerprint.of_json([files, options]),
         size_bytes=sum(one.stat().st_size for one in process.files),
         ask=process.ask,
-        answers="values" if regression else facts.answers,
-        says="the task is regression" if regression else f"its last function is {facts.activation}",
+        answers="values" if wanted.values else facts.answers,
+        says=f"the task is {wanted.task}" if wanted.values else f"its last function is {facts.activation}",
         outputs=tuple(name for name in facts.outputs if name != facts.output),
         runtime="Keras",
     )

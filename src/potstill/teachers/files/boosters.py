@@ -123,7 +123,7 @@ def _form(
     options = options_of(args, OPTIONS, place=place, kind="a file of boosted trees")
     says = f"its objective is {objective}"
     classifies = objective in (*_BINARY, *_MANY)
-    if classifies != (wanted.task == "classification"):
+    if classifies == wanted.values:
         raise TeacherError(
             f"{place}: {path.name} was trained for {objective}; the task is {wanted.task}. Usable for classification: "
             f"{', '.join((*_MANY, *_BINARY))}."

@@ -48,7 +48,7 @@ def open_estimator(
     estimator = _read(path, trusted, place=place, allow_pickle=allow_pickle)
     method, answers = _method(estimator, options.get("method"), wanted, place=place, what=path.name)
     layout, flat, columns = _inputs(estimator, wanted, options.get("layout"), place=place, what=path.name)
-    classes = getattr(estimator, "classes_", None) if wanted.task == "classification" else None
+    classes = getattr(estimator, "classes_", None) if not wanted.values else None
     if isinstance(classes, list):
         raise TeacherError(f"{place}: {path.name} predicts several targets at once; a teacher predicts one.")
     return Opened(
@@ -110,7 +110,7 @@ def _method(estimator: Any, chosen: str | None, wanted: Wanted, *, place: str, w
         raise UsageError(f"{place}.args.method: {what} has no method '{chosen}'.{did_you_mean(chosen, found)}")
     if not found:
         raise TeacherError(f"{place}: {what} holds a {type(estimator).__name__}, which cannot predict.")
-    if wanted.task == "regression":
+    if wanted.values:
         if hasattr(estimator, "classes_"):
             raise TeacherError(f"{place}: {what} is a classifier ({type(estimator).__name__}); the task is regression.")
         return "predict", "values"

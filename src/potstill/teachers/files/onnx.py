@@ -223,8 +223,8 @@ def _main_output(names: Sequence[str], chosen: str | None, *, place: str, what: 
 
 def _answers_said(model: Any, output: Any, as_map: bool, wanted: Wanted) -> tuple[Answers | None, str]:
     """Return what the file itself says about its answer, and where."""
-    if wanted.task == "regression":
-        return "values", "the task is regression"
+    if wanted.values:
+        return "values", f"the task is {wanted.task}"
     if as_map:
         return "probabilities", f"its output '{output.name}' maps classes to probabilities"
     if output.type in ("tensor(int64)", "tensor(int32)", "tensor(string)"):

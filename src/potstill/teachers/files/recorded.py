@@ -69,7 +69,7 @@ def open_recorded(
     except DataError as error:
         raise TeacherError(f"{place}: {error}") from error
     views = np.zeros(len(ids), np.int64) if view is None else columns[view].astype(np.int64)
-    answers = "values" if wanted.task == "regression" else _SAYS.get(names[0].lower()) if len(names) == 1 else None
+    answers = "values" if wanted.values else _SAYS.get(names[0].lower()) if len(names) == 1 else None
     table = Table.of(ids, views, values, what=f"{place}: {what}")
     return Opened(
         name=what,
@@ -78,8 +78,8 @@ def open_recorded(
         lookup=table,
         covers=table.covers,
         answers=answers,
-        says="the task is regression" if wanted.task == "regression" else f"its column is called '{names[0]}'",
-        classes=classes if wanted.task == "classification" else None,
+        says=f"the task is {wanted.task}" if wanted.values else f"its column is called '{names[0]}'",
+        classes=None if wanted.values else classes,
         has_views=view is not None,
         everything=values,
     )

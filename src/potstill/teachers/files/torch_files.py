@@ -104,8 +104,8 @@ def _opened(path: Path, module: TorchFile, wanted: Wanted) -> Opened:
         digest=fingerprint.of_file(path),
         size_bytes=path.stat().st_size,
         module=module.eval(),
-        answers="values" if wanted.task == "regression" else None,
-        says="the task is regression",
+        answers="values" if wanted.values else None,
+        says=f"the task is {wanted.task}",
     )
 
 

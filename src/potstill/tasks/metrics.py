@@ -6,61 +6,17 @@ Shape legend: n examples, c classes, k regression columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from potstill.core.errors import UsageError
-from potstill.core.text import kind_and_column
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, checked_values, log_odds, log_softmax
+from potstill.tasks.arrays import Array, Floats, Ints, checked_classes, checked_values, log_odds, log_softmax
 
 NUM_BINS = 15
 PER_COLUMN = ("rmse", "mae")  # in the targets' unit: several columns have several units
 MOST_COLUMNS = 8  # of which each error is told
 TIE = 1e-6  # log odds closer than this count as equal: float32 scores of equal probabilities differ by less
-
-
-@dataclass(frozen=True)
-class Range:
-    """What values a metric can have.
-
-    Attributes:
-        low: smallest possible value.
-        high: largest possible value.
-        higher_is_better: which way is good.
-        rate: whether it is a share of examples (or an average of such shares over classes).
-
-    """
-
-    low: float
-    high: float
-    higher_is_better: bool
-    rate: bool = False
-
-
-RANGES = {
-    "accuracy": Range(0.0, 1.0, higher_is_better=True, rate=True),
-    "balanced_accuracy": Range(0.0, 1.0, higher_is_better=True, rate=True),
-    "auc": Range(0.0, 1.0, higher_is_better=True, rate=True),
-    "macro_f1": Range(0.0, 1.0, higher_is_better=True, rate=True),
-    "nll": Range(0.0, np.inf, higher_is_better=False),
-    "brier": Range(0.0, 2.0, higher_is_better=False),
-    "ece": Range(0.0, 1.0, higher_is_better=False),
-    "nll_calibrated": Range(0.0, np.inf, higher_is_better=False),
-    "ece_calibrated": Range(0.0, 1.0, higher_is_better=False),
-    "agreement": Range(0.0, 1.0, higher_is_better=True, rate=True),
-    "kl_to_teacher": Range(0.0, np.inf, higher_is_better=False),
-    "mae": Range(0.0, np.inf, higher_is_better=False),
-    "rmse": Range(0.0, np.inf, higher_is_better=False),
-    "r2": Range(-np.inf, 1.0, higher_is_better=True),
-}
-"""Every metric of an evaluation."""
-
-
-def about(name: str) -> Range:
-    """Return what values a metric can have; that of one column, ``rmse_2``, has those of its own kind."""
-    return RANGES[kind_and_column(name)[0]]
 
 
 def errors_of(columns: int) -> list[tuple[str, str, int]]:
@@ -73,12 +29,6 @@ def errors_of(columns: int) -> list[tuple[str, str, int]]:
     if columns > MOST_COLUMNS:
         return []
     return [(f"{kind}_{column}", kind, column) for kind in PER_COLUMN for column in range(1, columns + 1)]
-
-
-def unbounded(name: str) -> bool:
-    """Return whether a metric is an error that can have any size; an unknown one is not."""
-    known = RANGES.get(kind_and_column(name)[0])
-    return known is not None and known.high == np.inf
 
 
 def predictions(logits: Array) -> Ints:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from potstill.evaluation.arrays import Array, Floats, Ints, checked_classes, log_softmax
-from potstill.evaluation.metrics import nll
+from potstill.tasks.arrays import Array, Floats, Ints, checked_classes, log_softmax
+from potstill.tasks.metrics import nll
 
 FEWEST = 20
 """With fewer validation examples nothing is fitted."""

@@ -9,7 +9,8 @@ from scipy.stats import entropy
 from sklearn import metrics as sk
 
 from potstill.core.errors import UsageError
-from potstill.evaluation import metrics
+from potstill.tasks import metrics
+from potstill.tasks.kinds import KINDS
 
 
 def drawn(classes: int, n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +138,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_every_metric_has_a_range() -> None:
-    plain = {name.removesuffix("_calibrated") for name in metrics.RANGES}
-    assert (len(metrics.RANGES), len(plain)) == (14, 12)
+    plain = {name.removesuffix("_calibrated") for name in KINDS}
+    assert (len(KINDS), len(plain)) == (14, 12)
     assert all(callable(getattr(metrics, name)) for name in plain)
 
 

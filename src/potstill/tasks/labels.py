@@ -1,7 +1,4 @@
-"""From labels to targets: class numbers or float values.
-
-Shape legend: n samples, k regression columns.
-"""
+"""From labels to class numbers. Shape legend: n samples."""
 
 from __future__ import annotations
 
@@ -14,12 +11,11 @@ from decimal import Decimal
 import numpy as np
 
 from potstill.core.errors import DataError
-from potstill.data.columns import Column, merged
-from potstill.data.label_texts import NUMBER
-from potstill.data.samples import Array, Finding, Ints
+from potstill.tasks.arrays import Array, Ints
+from potstill.tasks.base import Finding
+from potstill.tasks.texts import NUMBER
 
 _LISTED = 12
-_NUMBERS = (bool, int, float, Decimal, np.number)
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -128,48 +124,6 @@ def _alike(names: Sequence[str]) -> tuple[Finding, ...]:
         "the same."
     )
     return (Finding("warning", "classes-alike", text, sum(map(len, alike))),)
-
-
-def with_gaps(labels: Array) -> Array:
-    """Return regression targets with NaN where one is masked or None."""
-    if isinstance(labels, np.ma.MaskedArray):
-        values = (
-            np.ma.getdata(labels).astype(np.float64) if labels.dtype.kind in "biuf" else np.ma.getdata(labels).copy()
-        )
-        values[np.ma.getmaskarray(labels)] = np.nan if values.dtype.kind == "f" else None
-        return values
-    if labels.dtype == object and all(value is None or isinstance(value, _NUMBERS) for value in labels.ravel()):
-        return np.array([np.nan if value is None else float(value) for value in labels.ravel()]).reshape(labels.shape)
-    return labels
-
-
-def values_of(labels: Array, role: str) -> Array:
-    """Return regression targets: (n,) or (n, k) float64, so that no difference is lost before they are standardised.
-
-    Raises:
-        DataError: the labels are not numbers.
-
-    """
-    if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2):
-        raise DataError(
-            f"{role}: targets are {labels.dtype} of shape {labels.shape}; regression expects numbers, (n,) or (n, k). "
-            "For classes set task: classification."
-        )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    return np.ascontiguousarray(labels, dtype=np.float64)
-
-
-def merged_values(values: Array) -> tuple[Finding, ...]:
-    """Say how many different regression targets of the train split 32-bit floats cannot tell apart."""
-    lost = 0 if values.ndim > 1 else merged(Column("target"), values)
-    if not lost:
-        return ()
-    text = (
-        f"the targets of train are {len(np.unique(values)):,} different numbers, {lost:,} of which 32-bit floats "
-        f"cannot tell from their neighbours: models learn them as equal. Leave data.standardise_targets on."
-    )
-    return (Finding("warning", "merged-targets", text, lost),)
 
 
 def _name_by_position(found: Mapping[str, tuple[list[str], Ints, bool]], classes: Sequence[str]) -> bool:

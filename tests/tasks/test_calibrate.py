@@ -13,10 +13,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from potstill.core.errors import UsageError
-from potstill.evaluation import Size, calibrate, evaluate, metrics
-from potstill.evaluation.calibrate import fit_temperature
+from potstill.evaluation import Size, calibrate, evaluate
 from potstill.export import OnnxModel, export_onnx, load_student, quantize, save_student
 from potstill.models import Preprocessor, build
+from potstill.tasks import metrics
+from potstill.tasks.calibrate import fit_temperature
 
 
 def answers(count: int, classes: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

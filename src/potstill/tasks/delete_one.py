@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from potstill.evaluation import metrics
-from potstill.evaluation.arrays import Array, Floats, checked_classes, checked_values, log_odds
+from potstill.tasks import metrics
+from potstill.tasks.arrays import Array, Floats, checked_classes, checked_values, log_odds
 
 
 class Jackknife(NamedTuple):

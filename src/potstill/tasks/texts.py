@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 
 from potstill.core.errors import DataError
-from potstill.data.samples import Array
+from potstill.tasks.arrays import Array
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 """A text that is a number."""
