@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,18 @@ class Probe:
 
 
 Check = Callable[[Adapter], Iterator[Probe]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One invariant for one tool: the status, all observations, and why there are none."""
+
+    invariant: str
+    tool: str
+    version: str
+    status: str
+    probes: Sequence[Probe]
+    reason: str
 
 
 @dataclass(frozen=True)

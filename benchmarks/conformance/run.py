@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.conformance import tables
@@ -17,22 +17,10 @@ from benchmarks.conformance.adapter import Adapter, DeadToolError, MissingError,
 from benchmarks.conformance.conventions import convention
 from benchmarks.conformance.environments import TOOLS, InstallError, Tool, cache, interpreter
 from benchmarks.conformance.invariants import INVARIANTS
-from benchmarks.conformance.probes import Invariant, Probe
+from benchmarks.conformance.probes import Cell, Invariant, Probe
 
 PASS, FAIL, ABSENT, NOT_RUN = "pass", "FAIL", "not applicable", "not run"
 CONVENTION = "other convention"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One invariant for one tool: the status, all observations, and why there are none."""
-
-    invariant: str
-    tool: str
-    version: str
-    status: str
-    probes: Sequence[Probe]
-    reason: str
 
 
 def check(invariant: Invariant, adapter: Adapter) -> Cell:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.conformance.probes import Invariant, Probe
-    from benchmarks.conformance.run import Cell
+    from benchmarks.conformance.probes import Cell, Invariant, Probe
 
 SHORT = {"pass": "pass", "FAIL": "FAIL", "other convention": "other", "not applicable": "-", "not run": "not run"}
 

@@ -12,10 +12,9 @@ import torch
 
 from potstill.core.errors import TeacherError, UsageError
 from potstill.core.signals import Ragged
-from potstill.store import Store, describe, open_store, record
+from potstill.store import Store, describe, differences, open_store, record
 from potstill.store.codecs import Codec, Full, RandomSampling, ThresholdSampling, TopK
 from potstill.store.convert import convert
-from potstill.store.manifest import differences
 
 CLASSES = 30
 IDS = np.arange(40, 10, -1)

@@ -52,8 +52,9 @@ def inspect(folder: Folder, json: Json = False) -> None:
       potstill store inspect runs/store
       potstill store inspect s3://bucket/store --json
     """
+    from potstill.store import is_remote
     from potstill.store.inspect import inspect as look
-    from potstill.store.remote import is_remote, local_copy
+    from potstill.store.remote import local_copy
 
     if is_remote(folder):
         with TemporaryDirectory() as temporary:
@@ -77,8 +78,9 @@ def verify(folder: Folder, json: Json = False, quiet: Quiet = False) -> None:
       potstill store verify runs/store --quiet && echo right
     """
     _be_quiet(quiet or json)
+    from potstill.store import is_remote
     from potstill.store.inspect import verify as compare
-    from potstill.store.remote import is_remote, local_copy
+    from potstill.store.remote import local_copy
 
     found = compare(local_copy(folder) if is_remote(folder) else Path(folder))
     if json:
@@ -299,11 +301,12 @@ def push(
       potstill store push runs/store s3://bucket/store
     """
     _be_quiet(quiet)
-    from potstill.store import remote
+    from potstill.store import is_remote
+    from potstill.store.remote import push as send
 
-    if not remote.is_remote(url):
+    if not is_remote(url):
         raise UsageError(f"{url} is no address: give one such as s3://bucket/store.")
-    sent = remote.push(folder, url)
+    sent = send(folder, url)
     if not quiet:
         state = "finished" if sent.finished else "not finished yet"
         show.echo(f"{url}: {len(sent.sent)} shards sent, {len(sent.present)} were there; {state}")

@@ -38,7 +38,7 @@ from potstill.pipeline.teacher_score import check_teacher, refuse, score_teacher
 from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
-from potstill.store import Store, open_store
+from potstill.store import Place, Store, open_store
 from potstill.store.codecs import Codec, Full, ThresholdSampling, TopK
 from potstill.store.fidelity import Kept, compare, keep
 from potstill.store.size import bytes_on_disk
@@ -55,7 +55,7 @@ class Labelled:
     """What `label` leaves behind."""
 
     folder: Path
-    store: stages.Place
+    store: Place
     finished: bool
     """Whether every part is recorded; the page is written when it is."""
 
@@ -183,7 +183,7 @@ def _same_run_finished(job: Job, folder: RunFolder) -> bool:
     return False
 
 
-def _record(job: Job, runner: StageRunner) -> stages.Place:
+def _record(job: Job, runner: StageRunner) -> Place:
     """Train what is to be trained, record with all processes, let the main one write the page; return the store."""
     out = runner.folder.path
     made = Making(job, out, runner.results)

@@ -28,7 +28,7 @@ from potstill.pipeline.keys import Keys, teacher_folder, teachers_of
 from potstill.pipeline.makers import vote_rule
 from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.student import Kind, Student
-from potstill.store import Store
+from potstill.store import Place, Store
 from potstill.teachers import Model, Source, StoredTeacher, Teacher
 from potstill.teachers.privacy import privacy_report
 
@@ -129,7 +129,7 @@ class Making:
             return self.live(link)
         return stages.stored_teacher(self.taught_by(link), self.live(link), self.store(link))
 
-    def store(self, link: int) -> stages.Place:
+    def store(self, link: int) -> Place:
         """Return where a teacher's answers lie."""
         return stages.store_place(self.job, self.key, self.out, link)
 
@@ -180,7 +180,7 @@ def write_privacy(job: Job, out: Path, store: Store) -> None:
     write_json(out / "privacy.json", report)
 
 
-def check_recorded(job: Job, model: Source, teacher: Teacher, store: stages.Place, inputs: Inputs, out: Path) -> None:
+def check_recorded(job: Job, model: Source, teacher: Teacher, store: Place, inputs: Inputs, out: Path) -> None:
     """Refuse a store whose teacher answers otherwise than when it was recorded, whatever its weights say.
 
     What a teacher answers to a few samples lies beside the store, or for a store at an address in the run folder.

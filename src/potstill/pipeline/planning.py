@@ -26,8 +26,8 @@ from potstill.pipeline.timing import Timing
 from potstill.pipeline.trial import try_student
 from potstill.pipeline.warnings import warnings_of
 from potstill.recipe.schema import Recipe
+from potstill.store import Place, free_bytes, open_store
 from potstill.store import estimate as store_bytes
-from potstill.store import free_bytes, open_store
 from potstill.teachers import Source, TorchModel
 
 CHECKPOINT_COPIES = 6
@@ -163,7 +163,7 @@ def _store(made: Making, teacher: Source) -> dict[str, Any] | None:
     }
 
 
-def _is_recorded(job: Job, place: stages.Place) -> bool:
+def _is_recorded(job: Job, place: Place) -> bool:
     """Whether the store is there already; one without a signal that the objective reads is refused."""
     if not stages.is_recorded(place):
         return False

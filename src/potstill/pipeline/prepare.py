@@ -17,7 +17,7 @@ from potstill.pipeline.making import Making
 from potstill.pipeline.orders import teachers
 from potstill.pipeline.stage import survey
 from potstill.recipe import schema
-from potstill.store.remote import is_remote
+from potstill.store import is_remote
 from potstill.teachers.at_rest import copy_of
 from potstill.teachers.from_features import FromFeatures
 

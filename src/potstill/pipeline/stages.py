@@ -30,18 +30,14 @@ from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
 from potstill.pipeline.student import Arm
 from potstill.recipe.schema import Training
-from potstill.store import Manifest, Store, codecs, open_store, record_part
+from potstill.store import Manifest, Place, Store, codecs, is_remote, local_folder, open_store, record_part
 from potstill.store.codecs import Codec, LowRank
 from potstill.store.heads import read_head
-from potstill.store.remote import cache_folder, is_remote, record_remote
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
 from potstill.teachers import Model, Reads, Source, StoredTeacher, Teacher, describe_recording
 from potstill.teachers.at_rest import copy_of
 from potstill.training import AverageTeacher, Result, Spec, learner_of
-
-Place = Path | str
-"""Where a store lies: a folder, or an address."""
 
 
 def train_teacher(
@@ -233,14 +229,11 @@ def record_teacher(
             return None
     answer: Answer = teacher
     if manifest.signals["logits"].head is not None:
-        folder = place if isinstance(place, Path) else cache_folder(place, manifest)
-        manifest, answer = _reduced(job, teacher, manifest, folder)
+        manifest, answer = _reduced(job, teacher, manifest, local_folder(place, manifest))
     if not was_begun(place) and job.teacher.votes is None:  # every question about votes costs privacy
         answer = _checked(job, teacher, answer, manifest, place)
     batches, ids = partial(recording_batches, job), job.data.train.ids
     what = f"recording the teacher, {in_words(manifest.num_bytes)}"
-    if isinstance(place, str):
-        return record_remote(answer, batches, place, manifest, ids, part=part, description=what)
     return record_part(answer, batches, place, manifest, ids, part=part, description=what)
 
 
@@ -259,8 +252,7 @@ def _checked(job: Job, teacher: Teacher, answer: Answer, manifest: Manifest, pla
     probe = next(recording_batches(job))
     said = teacher(probe)
     answers = said if answer is teacher else {k: v for k, v in answer(probe).items() if isinstance(v, torch.Tensor)}
-    folder = place if isinstance(place, Path) else cache_folder(place, manifest)
-    head = None if answer is teacher else read_head(folder, manifest.signals["logits"].file)
+    head = None if answer is teacher else read_head(local_folder(place, manifest), manifest.signals["logits"].file)
     refuse_lossy(job, manifest, said, encoded(manifest, answers, head))
 
     def remembering(batch: Batch) -> Any:

@@ -14,9 +14,11 @@ from potstill.core.errors import UsageError, did_you_mean
 from potstill.core.signals import Batch
 from potstill.store import layout
 from potstill.store.codecs import Codec, Full, LowRank, TopK
+from potstill.store.description import describe
 from potstill.store.heads import read_head, write_head
-from potstill.store.manifest import Manifest, SignalSpec, describe, from_json, to_json
-from potstill.store.reader import Store, open_store
+from potstill.store.manifest import Manifest, SignalSpec, from_json, to_json
+from potstill.store.open import open_store
+from potstill.store.reader import Store
 from potstill.store.writer import Encoded, Ranges, record
 
 # Significant bits of a number: what has more of them than were recorded pretends.

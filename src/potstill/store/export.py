@@ -17,7 +17,8 @@ from potstill.core.progress import progress
 from potstill.core.signals import Ragged
 from potstill.store.codecs import Full, Sparse
 from potstill.store.manifest import SignalSpec, to_json
-from potstill.store.reader import Store, open_store
+from potstill.store.open import open_store
+from potstill.store.reader import Store
 
 Array = np.ndarray[Any, Any]
 

@@ -18,7 +18,7 @@ from potstill.core.optional import require
 from potstill.core.progress import progress
 from potstill.core.signals import Batch, Ragged
 from potstill.store.codecs import BadItem, Codec, Full, Sparse, TopK
-from potstill.store.manifest import describe
+from potstill.store.description import describe
 from potstill.store.reader import Store
 from potstill.store.writer import Encoded, Ranges, record
 

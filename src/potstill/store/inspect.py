@@ -12,7 +12,6 @@ from potstill.store import layout
 from potstill.store.heads import heads_problem
 from potstill.store.keys import keys_problem
 from potstill.store.manifest import Manifest, SignalSpec
-from potstill.store.merge import manifest_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def inspect(folder: Path) -> dict[str, Any]:
 
     """
     folder = Path(folder)
-    manifest, finished = manifest_of(folder)
+    manifest, finished = layout.manifest_of(folder)
     journals = [layout.read_journal(folder, manifest, shard) for shard in range(manifest.num_shards)]
     # What is claimed after a gap is recorded again, but it is on disk.
     rows = sum(
@@ -130,7 +129,7 @@ def verify(folder: Path) -> Verification:
 
     """
     folder = Path(folder)
-    manifest, finished = manifest_of(folder)
+    manifest, finished = layout.manifest_of(folder)
     began = time.perf_counter()
     sizes = {path: path.stat().st_size for path in _files(folder, manifest)}
     found = []

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from potstill.core.errors import PotstillError, TeacherError
+from potstill.core import fingerprint
+from potstill.core.errors import PotstillError, TeacherError, UsageError
 from potstill.core.files import atomic_path
 from potstill.store.columns import Column
-from potstill.store.manifest import IDS, Manifest, ids_fingerprint, order_of
+from potstill.store.manifest import IDS, Manifest, Order
 
 Array = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -71,6 +72,28 @@ class Keys:
             f"holds {kept} of {self.count} samples. Train on the samples and views that were recorded, "
             "or record the store again with these."
         )
+
+
+def order_of(ids: np.ndarray[Any, Any]) -> Order:
+    """Return how ids follow each other: each one more than the last, each larger than the last, or neither.
+
+    Raises:
+        UsageError: two samples have the same id.
+
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if bool((ids[1:] > ids[:-1]).all()):
+        return "counting" if int(ids[-1]) - int(ids[0]) == len(ids) - 1 else "rising"
+    ordered = np.sort(ids)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(same):
+        raise UsageError(f"Sample id {int(ordered[same[0]])} occurs twice: ids must be unique to key a store.")
+    return "any"
+
+
+def ids_fingerprint(ids: np.ndarray[Any, Any]) -> str:
+    """Return the sha256 of sample ids in row order."""
+    return fingerprint.of_array(np.ascontiguousarray(ids, dtype="<i8"))
 
 
 def keys_of(ids: Array, views: int) -> Keys:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.core.errors import PotstillError
+from potstill.core.errors import PotstillError, TeacherError
 from potstill.core.files import read_json
 from potstill.store.columns import Column
 from potstill.store.heads import head_file
@@ -48,6 +48,19 @@ def read_manifest(path: Path) -> Manifest:
     except ValueError as error:
         raise PotstillError(f"{path} is damaged ({error}). Delete the folder {path.parent} to record anew.") from error
     return from_json(value, path)
+
+
+def manifest_of(folder: Path) -> tuple[Manifest, bool]:
+    """Return the manifest of a store and whether it is finished.
+
+    Raises:
+        TeacherError: there is no store.
+
+    """
+    for name, finished in ((MANIFEST, True), (UNFINISHED, False)):
+        if (folder / name).is_file():
+            return read_manifest(folder / name), finished
+    raise TeacherError(f"There is no store of teacher signals in {folder}: it has neither {MANIFEST} nor {UNFINISHED}.")
 
 
 def shard_folder(folder: Path, shard: int) -> Path:

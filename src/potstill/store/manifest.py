@@ -1,42 +1,27 @@
-"""What a store holds and what it belongs to, and what changed between two such descriptions."""
+"""What a store holds and what it belongs to, and how that lies in a file."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
-
-import numpy as np
 
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.scale import TargetScale
-from potstill.store.codecs import Codec, Full, LowRank
+from potstill.store.codecs import Codec, Full
 from potstill.store.codecs import from_json as codec_from_json
 from potstill.store.columns import Column
 
 FORMAT = "potstill-store"
 FORMAT_VERSION = 2
 IDS = "ids.npy"
-Dtype = Literal["float32", "float16"]
 Per = Literal["sample", "item"]
 Order = Literal["counting", "rising", "any"]
 # Full records in these formats are plain numbers to any program that reads .npy files.
 _PLAIN: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "uint8": "|u1", "int32": "<i4"}
-
-# Small enough that a kill costs seconds of a slow teacher, large enough that syncing costs a fast one little.
-_MAX_ROWS_PER_BLOCK = 2048
-_ROWS_PER_BLOCK_OF_SEQUENCES = 256
-_MAX_BYTES_PER_BLOCK = 4 * 2**20
-# A shard is what one process records alone: enough of them to share the work, few enough to read across them.
-_MAX_BYTES_PER_SHARD = 512 * 2**20
-_SHARDS_OF_A_SMALL_STORE = 8
-_BLOCKS_WORTH_A_SHARD = 4
 
 
 @dataclass(frozen=True)
@@ -205,141 +190,6 @@ class Manifest:
         return range(start, min(start + self.blocks_per_shard, self.num_blocks))
 
 
-def describe(
-    *,
-    ids: np.ndarray[Any, Any],
-    data: str,
-    teacher: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    sources: Mapping[str, str] | None = None,
-    dtype: Dtype = "float16",
-    codecs: Mapping[str, Codec] | None = None,
-    sequences: Collection[str] = (),
-    views: int = 1,
-    augmentation: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    shards: int | None = None,
-) -> Manifest:
-    """Return the manifest of a store to be recorded, or to be expected of one on disk.
-
-    Args:
-        ids: (n,) int64 sample ids in row order, unique.
-        data: fingerprint of the samples.
-        teacher: JSON-like parts that identify the teacher, such as `LiveTeacher.parts`.
-        shapes: shape of one record of each signal: without the batch dimension, and for sequences without the
-            dimension of the items.
-        sources: module each signal is tapped at; the model's output when absent.
-        dtype: number format of signals without a codec of their own.
-        codecs: how a signal's numbers are kept.
-        sequences: signals of which a sample has any number of items.
-        views: augmented views of each sample.
-        augmentation: settings of the augmentation; settings that are all off count as none.
-        seed: seed of the augmentation and of codecs that sample; ignored where there is neither.
-        shards: in how many parts the store is recorded; by size when absent.
-
-    Raises:
-        UsageError: no samples, no signals, a signal without numbers, an unknown dtype, no views, or equal ids.
-
-    """
-    if len(ids) == 0 or not shapes or views < 1:
-        raise UsageError(
-            f"A store needs samples, signals and views: got {len(ids)} samples, {len(shapes)} signals, {views} views."
-        )
-    if dtype not in get_args(Dtype):
-        raise UsageError(f"A store keeps float16 or float32 numbers, not '{dtype}'.")
-    settings = {key: value for key, value in (augmentation or {}).items() if value}
-    if settings:
-        settings["seed"] = seed
-    sources, codecs = sources or {}, codecs or {}
-    unknown = sorted({*codecs, *sequences} - set(shapes))
-    if unknown:
-        raise UsageError(f"There is no signal '{unknown[0]}' to give a codec: the signals are {', '.join(shapes)}.")
-    signals = {
-        name: _described(
-            tuple(shape),
-            codecs.get(name, Full(dtype)),
-            "item" if name in sequences else "sample",
-            sources.get(name, "output"),
-            file,
-        )
-        for (name, shape), file in zip(sorted(shapes.items()), _file_names(sorted(shapes)), strict=True)
-    }
-    for name, spec in signals.items():
-        if min(spec.shape, default=1) < 1:
-            raise UsageError(f"Signal '{name}' has shape {spec.shape} for one sample: there is nothing to store.")
-    order = order_of(ids)
-    num_rows = len(ids) * views
-    rows_per_block = _rows_per_block(signals.values())
-    num_blocks = -(-num_rows // rows_per_block)
-    return Manifest(
-        signals=signals,
-        num_samples=len(ids),
-        views=views,
-        ids=ids_fingerprint(ids),
-        ids_order=order,
-        first_id=int(ids[0]) if order == "counting" else None,
-        data=data,
-        teacher=json.loads(json.dumps(teacher)),
-        augmentation=json.loads(json.dumps(settings)),
-        sampling_seed=seed if any(spec.codec.samples for spec in signals.values()) else None,
-        rows_per_block=rows_per_block,
-        blocks_per_shard=_blocks_per_shard(signals.values(), num_blocks, rows_per_block, shards),
-        potstill=_potstill_version(),
-    )
-
-
-def _described(shape: tuple[int, ...], codec: Codec, per: Per, source: str, file: str) -> SignalSpec:
-    if not isinstance(codec, LowRank):
-        return SignalSpec(shape, codec, per, source, file)
-    if len(shape) != 1:
-        raise UsageError(f"The codec low_rank is for the logits of one layer, not for numbers of shape {shape}.")
-    return SignalSpec((codec.rank,), codec, per, source, file, HeadSpec(shape[0]))
-
-
-def _rows_per_block(signals: Collection[SignalSpec]) -> int:
-    most = _ROWS_PER_BLOCK_OF_SEQUENCES if any(spec.per == "item" for spec in signals) else _MAX_ROWS_PER_BLOCK
-    widest = max((spec.width or 1) if spec.per == "sample" else 1 for spec in signals)
-    rows = max(1, min(most, _MAX_BYTES_PER_BLOCK // widest))
-    # A multiple of usual batch sizes, so that few batches are cut at the end of a block.
-    return rows // 256 * 256 if rows > 256 else rows
-
-
-def _blocks_per_shard(signals: Collection[SignalSpec], num_blocks: int, rows: int, shards: int | None) -> int:
-    if shards is None:
-        known = num_blocks * rows * sum(spec.width or 0 for spec in signals if spec.per == "sample")
-        shards = max(
-            -(-known // _MAX_BYTES_PER_SHARD), min(_SHARDS_OF_A_SMALL_STORE, num_blocks // _BLOCKS_WORTH_A_SHARD), 1
-        )
-    elif shards > num_blocks:
-        raise UsageError(
-            f"store.shards is {shards}, but there are {num_blocks} blocks of {rows} rows to share: "
-            f"give at most {num_blocks}."
-        )
-    return -(-num_blocks // shards)
-
-
-def order_of(ids: np.ndarray[Any, Any]) -> Order:
-    """Return how ids follow each other: each one more than the last, each larger than the last, or neither.
-
-    Raises:
-        UsageError: two samples have the same id.
-
-    """
-    ids = np.ascontiguousarray(ids, dtype=np.int64)
-    if bool((ids[1:] > ids[:-1]).all()):
-        return "counting" if int(ids[-1]) - int(ids[0]) == len(ids) - 1 else "rising"
-    ordered = np.sort(ids)
-    same = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(same):
-        raise UsageError(f"Sample id {int(ordered[same[0]])} occurs twice: ids must be unique to key a store.")
-    return "any"
-
-
-def ids_fingerprint(ids: np.ndarray[Any, Any]) -> str:
-    """Return the sha256 of sample ids in row order."""
-    return fingerprint.of_array(np.ascontiguousarray(ids, dtype="<i8"))
-
-
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """Return the manifest as plain JSON-like data, with a checksum of itself."""
     value = {
@@ -415,83 +265,6 @@ def from_json(value: Any, path: Path) -> Manifest:
     return manifest
 
 
-def differences(recorded: Manifest, wanted: Manifest, *, exact: bool = False) -> list[str]:
-    """Return, in words, why a store described by ``recorded`` cannot serve ``wanted``; empty when it can.
-
-    A store with more signals or more views than wanted serves, unless ``exact`` is set, as it is to continue an
-    unfinished recording. The potstill version and the size of blocks do not matter.
-    """
-    old, new = _facts(recorded), _facts(wanted)
-    lines = [
-        f"{name}: recorded {_show(old.get(name))}, now {_show(new.get(name))}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
-    ]
-    if wanted.sampling_seed is not None and recorded.sampling_seed != wanted.sampling_seed:
-        lines.append(f"sampling seed: recorded {_show(recorded.sampling_seed)}, now {_show(wanted.sampling_seed)}")
-    if recorded.views < wanted.views or (exact and recorded.views != wanted.views):
-        lines.append(f"views: recorded {recorded.views}, now {wanted.views}")
-    for name, spec in wanted.signals.items():
-        kept = recorded.signals.get(name)
-        if kept is None:
-            lines.append(f"signal '{name}': not recorded, only {', '.join(sorted(recorded.signals))}")
-            continue
-        old, new = _signal_facts(kept), _signal_facts(spec)
-        if exact:
-            old["converted from"], new["converted from"] = kept.converted_from, spec.converted_from
-        lines += [
-            f"signal '{name}' {part}: recorded {_show(old.get(part))}, now {_show(new.get(part))}"
-            for part in dict.fromkeys([*old, *new])
-            if old.get(part) != new.get(part)
-        ]
-    if exact:
-        lines += [f"signal '{name}': recorded, now none" for name in recorded.signals if name not in wanted.signals]
-    return lines
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    facts = _flat("teacher", dict(manifest.teacher))
-    facts |= {"data": manifest.data, "sample ids": manifest.ids, "number of samples": manifest.num_samples}
-    facts |= _flat("augmentation", dict(manifest.augmentation))
-    return facts
-
-
-def _signal_facts(spec: SignalSpec) -> dict[str, Any]:
-    facts = {"shape": list(spec.shape), "per": spec.per, "source": spec.source, **spec.codec.to_json()}
-    return facts if spec.head is None else {**facts, "classes": spec.head.classes}
-
-
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        flat |= _flat(f"{prefix} {key}", part)
-    return flat
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, str):
-        return f"{value[:8]}…" if re.fullmatch(r"[0-9a-f]{16,}", value) else value
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _file_names(names: list[str]) -> list[str]:
-    """Return a file name for each signal: readable, safe on any file system, different in more than case."""
-    taken: set[str] = set()
-    files = []
-    for number, name in enumerate(names):
-        stem = re.sub(r"[^A-Za-z0-9_-]", "_", name) or "signal"
-        if stem.lower() in taken:
-            stem = f"{stem}-{number}"
-        taken.add(stem.lower())
-        files.append(stem[:100])
-    return files
-
-
 def _signal(name: Any, value: Any, path: Path) -> SignalSpec:
     shape, file, per = tuple(int(size) for size in value["shape"]), str(value["file"]), str(value["per"])
     try:
@@ -506,10 +279,3 @@ def _signal(name: Any, value: Any, path: Path) -> SignalSpec:
     head = HeadSpec(**value["head"]) if "head" in value else None
     converted = dict(value["converted_from"]) if "converted_from" in value else None
     return SignalSpec(shape, codec, cast(Per, per), str(value["source"]), file, head, converted)
-
-
-def _potstill_version() -> str:
-    try:
-        return version("potstill")
-    except PackageNotFoundError:
-        return "unknown"

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from potstill.core.errors import PotstillError, TeacherError, UsageError
+from potstill.core.errors import PotstillError, UsageError
 from potstill.core.files import atomic_path, disk_errors, write_json
 from potstill.core.progress import progress
 from potstill.store import disk, layout
 from potstill.store.keys import keys_problem
-from potstill.store.manifest import Manifest, differences, to_json
-from potstill.store.reader import damage, refuse_wrong_files
+from potstill.store.manifest import Manifest, to_json
+from potstill.store.refusals import damage, refuse_differences, refuse_wrong_files
 
 # Where links are not possible: another file system, one without links, one that limits them, or no permission.
 _NO_LINK = (errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.EPERM, errno.ENOSYS)
@@ -102,24 +102,9 @@ def merge(parts: Sequence[Path], into: Path, *, move: bool = False, verify: bool
     )
 
 
-def manifest_of(folder: Path) -> tuple[Manifest, bool]:
-    """Return the manifest of a store and whether it is finished.
-
-    Raises:
-        TeacherError: there is no store.
-
-    """
-    for name, finished in ((layout.MANIFEST, True), (layout.UNFINISHED, False)):
-        if (folder / name).is_file():
-            return layout.read_manifest(folder / name), finished
-    raise TeacherError(
-        f"There is no store of teacher signals in {folder}: it has neither {layout.MANIFEST} nor {layout.UNFINISHED}."
-    )
-
-
 def _part(folder: Path, *, whole: bool) -> _Part:
     """Look at a folder; with ``whole``, refuse one whose finished shards lack anything."""
-    manifest, _ = manifest_of(folder)
+    manifest, _ = layout.manifest_of(folder)
     journals = {}
     for shard in range(manifest.num_shards):
         journal, finished = layout.read_journal(folder, manifest, shard)
@@ -133,25 +118,6 @@ def _part(folder: Path, *, whole: bool) -> _Part:
     return _Part(folder, manifest, journals)
 
 
-def refuse_differences(first: Path | str, one: Manifest, second: Path | str, other: Manifest) -> None:
-    """Raise a `TeacherError` that spells out why two manifests are not of parts of one recording, if they are not."""
-    changes = differences(one, other, exact=True)
-    if not changes:
-        old, new = identity(one), identity(other)
-        changes = [f"{key}: recorded {old[key]}, now {new[key]}" for key in old if old[key] != new[key]]
-    if changes:
-        listing = "".join(f"\n  {change}" for change in changes)
-        raise TeacherError(
-            f"{second} was recorded for something else than {first}:{listing}\n"
-            "Parts of one recording have the same teacher, data, signals, views and store.shards."
-        )
-
-
-def identity(manifest: Manifest) -> dict[str, object]:
-    """Return all that the parts of one recording have in common."""
-    return {key: value for key, value in to_json(manifest).items() if key not in ("potstill", "checksum")}
-
-
 def _begin(into: Path, known: Sequence[_Part]) -> _Part:
     """Give the folder its manifest and what lies beside the shards; return what it holds."""
     manifest = known[0].manifest
@@ -162,7 +128,7 @@ def _begin(into: Path, known: Sequence[_Part]) -> _Part:
             journal.unlink()  # nobody can say what it was recorded for
         write_json(into / layout.UNFINISHED, to_json(manifest))
     else:
-        refuse_differences(known[0].folder, manifest, into, manifest_of(into)[0])
+        refuse_differences(known[0].folder, manifest, into, layout.manifest_of(into)[0])
     if keys_problem(into, manifest) is not None:
         for part in known:
             if keys_problem(part.folder, manifest) is None:

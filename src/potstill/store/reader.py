@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.core.errors import PotstillError, TeacherError, did_you_mean
+from potstill.core.errors import TeacherError, did_you_mean
 from potstill.core.names import parse
 from potstill.core.signals import Ragged
 from potstill.store import layout
 from potstill.store.codecs import Full, Records, Sparse
 from potstill.store.heads import head_file, read_head
 from potstill.store.keys import Integers, Keys, keys_problem, open_keys, read_ids
-from potstill.store.manifest import HeadSpec, Manifest, SignalSpec, differences
+from potstill.store.manifest import HeadSpec, Manifest, SignalSpec
+from potstill.store.refusals import damage, refuse_wrong_files
 
 Array = np.ndarray[Any, Any]
 
@@ -328,80 +329,8 @@ class Store:
         return np.concatenate(parts or [self._shard(0).maps[file][:0]]), found[:, 1] - found[:, 0]
 
 
-def open_store(folder: Path | str, expected: Manifest | None = None) -> Store:
-    """Open a finished store, refusing one that was recorded for something else.
-
-    Args:
-        folder: where it lies, or an address such as ``"s3://bucket/store"`` (see `store.remote`).
-        expected: what it must have been recorded for (see `describe`); None takes whatever is there.
-
-    Raises:
-        TeacherError: the recording is missing or unfinished, or the message spells out what changed.
-        PotstillError: its files are damaged.
-
-    """
-    from potstill.store.remote import is_remote, open_remote
-
-    if is_remote(folder):
-        return open_remote(str(folder), expected)
-    folder = Path(folder)
-    path = folder / layout.MANIFEST
-    if not path.is_file():
-        if (folder / layout.UNFINISHED).is_file():
-            raise TeacherError(
-                f"The recording in {folder} was interrupted. Run the same command again to finish it: "
-                "what is already there is kept."
-            )
-        raise TeacherError(f"There is no store of teacher signals in {folder}. Record one first.")
-    manifest = layout.read_manifest(path)
-    if expected is not None:
-        refuse_changes(folder, manifest, expected)
-    return assemble(folder, manifest, checked=False)
-
-
-def refuse_changes(folder: Path, recorded: Manifest, wanted: Manifest, *, exact: bool = False) -> None:
-    """Raise a `TeacherError` that spells out what changed, if anything did."""
-    changes = differences(recorded, wanted, exact=exact)
-    if changes:
-        listing = "".join(f"\n  {change}" for change in changes)
-        before = wanted.scale is not None and recorded.scale is None
-        units = "Its values are as the teacher said them: data.standardise_targets: false trains from these. "
-        if all(change.startswith("teacher weights:") for change in changes):
-            raise TeacherError(
-                f"The teacher's weights differ from those that the store {folder} was recorded with:{listing}\nA "
-                "damaged weights file is one cause: check it, and put the original back where it is. If this teacher "
-                "is meant to be another one, choose another store.path."
-            )
-        raise TeacherError(
-            f"The store {folder} was recorded for something else:{listing}\n{units if before else ''}"
-            "Undo the change, choose another store.path, or delete that folder to record anew."
-        )
-
-
 def assemble(folder: Path, manifest: Manifest, *, checked: bool, fetch: Callable[[int], None] | None = None) -> Store:
     """Return a finished store; ``checked`` says that every checksum was compared just now."""
     unchecked = np.full(manifest.num_blocks, not checked)
     state = _State(unchecked, int(unchecked.sum()), fetch=fetch)
     return Store(folder, manifest, open_keys(folder, manifest), state)
-
-
-def refuse_wrong_files(folder: Path, manifest: Manifest, shard: int, journal: layout.Journal) -> None:
-    """Raise a `PotstillError` that names a file of a finished shard whose size or head its journal denies, if any."""
-    wrong = layout.wrong_files(folder, manifest, shard, journal)
-    if wrong:
-        place = layout.shard_folder(folder, shard).relative_to(folder) / wrong[0]
-        raise damage(folder, manifest, [], f"{place} is missing, changed or has the wrong size")
-
-
-def damage(folder: Path, manifest: Manifest, found: list[tuple[int, str]], what: str = "") -> PotstillError:
-    """Return the error that names what is damaged."""
-    if found:
-        block, signal = found[0]
-        start, stop = manifest.block_rows(block)
-        what = f"rows {start} to {stop - 1} of '{signal}' do not have the checksum they were recorded with"
-        if len(found) > 1:
-            what += f", and {len(found) - 1} more such blocks"
-    return PotstillError(
-        f"The store {folder} is damaged: {what}. Run the same command again to record the damaged part anew, "
-        "or delete the folder."
-    )

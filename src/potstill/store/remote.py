@@ -27,8 +27,8 @@ from potstill.store import disk, layout
 from potstill.store.heads import heads_problem
 from potstill.store.keys import keys_problem, write_keys
 from potstill.store.manifest import Manifest, from_json, to_json
-from potstill.store.merge import identity, manifest_of, refuse_differences
-from potstill.store.reader import Store, assemble, refuse_changes, refuse_wrong_files
+from potstill.store.reader import Store, assemble
+from potstill.store.refusals import identity, refuse_changes, refuse_differences, refuse_wrong_files
 from potstill.store.writer import Answer, Array, Batches, record_part, shards_of_part
 
 CACHE = "POTSTILL_CACHE"
@@ -91,11 +91,6 @@ class _Place:
 
     def _make_folder(self, name: str) -> None:
         self.files.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
-
-
-def is_remote(path: str | Path) -> bool:
-    """Return whether a store's path is an address, such as ``"s3://bucket/store"``, and no local folder."""
-    return "://" in str(path)
 
 
 def cache_folder(url: str, manifest: Manifest) -> Path:
@@ -183,7 +178,7 @@ def push(folder: Path, url: str) -> Sent:
 
     """
     folder = Path(folder)
-    manifest, _ = manifest_of(folder)
+    manifest, _ = layout.manifest_of(folder)
     place = _place(url)
     with _errors(url):
         _announce(place, manifest, folder)
@@ -213,28 +208,10 @@ def record_remote(
     part: tuple[int, int] = (0, 1),
     description: str = "recording the teacher",
 ) -> Store | None:
-    """Record a teacher into an address, or one of several parts of that: `record_part` for addresses.
+    """Record a teacher into an address, or one of several parts of that: `store.record_part` for addresses.
 
     Every shard is recorded in the local cache and sent when it is whole; shards that are there are not recorded again.
     While a shard is recorded, ``writer.json`` beside it keeps others from doing the same work.
-
-    Args:
-        teacher: as for `record`.
-        batches: as for `record`.
-        url: such as ``"s3://bucket/store"``.
-        manifest: as for `record`.
-        ids: as for `record`.
-        part: ``(i, n)``: the i-th of n parts, counted from 0.
-        description: what the progress bar says.
-
-    Returns:
-        The finished store, if no part is missing any more.
-
-    Raises:
-        TeacherError: the address holds a recording of something else.
-        PotstillError: another process records the same shard, or the address cannot be written.
-        UsageError: as for `record_part`.
-
     """
     place = _place(url)
     with _errors(url):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill.core.errors import PotstillError
 from potstill.store.codecs import Codec, Full, LowRank, RandomSampling
-from potstill.store.manifest import Dtype
+from potstill.store.description import Dtype
 
 
 def estimate(

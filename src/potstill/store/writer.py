@@ -22,9 +22,10 @@ from potstill.core.progress import progress
 from potstill.core.signals import Batch, Ragged
 from potstill.store import disk, layout
 from potstill.store.codecs import BadItem, Full, Records
-from potstill.store.keys import Keys, keys_of, keys_problem, write_keys
-from potstill.store.manifest import Manifest, SignalSpec, ids_fingerprint, to_json
-from potstill.store.reader import Store, assemble, refuse_changes
+from potstill.store.keys import Keys, ids_fingerprint, keys_of, keys_problem, write_keys
+from potstill.store.manifest import Manifest, SignalSpec, to_json
+from potstill.store.reader import Store, assemble
+from potstill.store.refusals import refuse_changes
 from potstill.store.size import check_room
 
 Array = np.ndarray[Any, Any]
@@ -83,7 +84,7 @@ def record(
         UsageError: ``ids`` are not those of the manifest, or ``batches`` gives other rows than it was asked for.
 
     """
-    store = record_part(teacher, batches, folder, manifest, ids, part=(0, 1), description=description)
+    store = record_part(teacher, batches, Path(folder), manifest, ids, part=(0, 1), description=description)
     if store is None:  # only possible while somebody else deletes shards
         raise TeacherError(f"The recording in {folder} is not whole. Run the same command again to finish it.")
     return store
@@ -99,25 +100,7 @@ def record_part(
     part: tuple[int, int],
     description: str = "recording the teacher",
 ) -> Store | None:
-    """Record one of several parts, which may be recorded at once by other processes or on other machines.
-
-    Args:
-        teacher: as for `record`.
-        batches: as for `record`.
-        folder: as for `record`; processes that see one file system share it, others give one each and merge them.
-        manifest: as for `record`; the same for every part.
-        ids: as for `record`.
-        part: ``(i, n)``: the i-th of n parts, counted from 0.
-        description: what the progress bar says.
-
-    Returns:
-        The finished store, if this was the last part that was missing.
-
-    Raises:
-        UsageError: as for `record`, or there are more parts than shards.
-
-    """
-    folder = Path(folder)
+    """Record one of several parts into a folder: `store.record_part`, which says what is meant, for folders."""
     shards_of_part(manifest, part)
     if ids_fingerprint(ids) != manifest.ids:
         raise UsageError(f"The {len(ids)} ids to record are not the {manifest.num_samples} ids of the manifest.")

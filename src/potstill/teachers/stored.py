@@ -12,7 +12,8 @@ from potstill.core.errors import TeacherError, did_you_mean
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch, Ragged, Signals
 from potstill.store.codecs import Codec
-from potstill.store.manifest import Dtype, Manifest, describe
+from potstill.store.description import Dtype, describe
+from potstill.store.manifest import Manifest
 from potstill.store.reader import Store
 from potstill.teachers.model import Facts, Teacher, signal_shapes
 
