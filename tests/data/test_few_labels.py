@@ -204,6 +204,27 @@ def test_batches_do_not_depend_on_where_an_epoch_is_entered_or_who_takes_part(st
     assert [b.ids.tolist() for b in stream.epoch(4, 16, order=5)] != [b.ids.tolist() for b in whole]
 
 
+def test_an_order_that_keeps_some_samples_has_as_many_batches_and_goes_through_them_again() -> None:
+    kept = samples().labelled | (np.arange(60) % 3 == 1)
+    stream, pool = Stream(samples(), batches=4, kept=kept), np.flatnonzero(kept & ~samples().labelled)
+    drawn = [batch.ids[~batch.labelled] for epoch in range(5) for batch in stream.epoch(epoch, 16, order=2)]
+    assert {len(ids) for ids in drawn} == {14}
+    counts = np.bincount(torch.cat(drawn), minlength=60)
+    assert (counts[pool].min(), counts[pool].max()) == (5 * 4 * 14 // len(pool), -(-5 * 4 * 14 // len(pool)))
+    assert counts.sum() == counts[pool].sum()
+    assert stream.every().ids.tolist() == np.flatnonzero(kept).tolist()
+
+
+@pytest.mark.parametrize(("count", "labelled", "batches"), [(60, 58, 9), (60, 30, 8)])
+def test_a_few_samples_without_a_label_do_not_make_epochs_short(count: int, labelled: int, batches: int) -> None:
+    known = np.arange(count) < labelled
+    few = make_samples(np.arange(count), np.where(known, 0, -1), Rows(torch.zeros(count, 2)), labelled=known)
+    stream = Stream(few)
+    drawn = [batch.ids for epoch in range(2) for batch in stream.epoch(epoch, 8, order=0)]
+    assert len(stream.sizes(8)) == batches
+    assert np.bincount(torch.cat(drawn), minlength=count).min() >= 1
+
+
 @pytest.mark.parametrize("views", [None, 2])
 def test_each_pass_over_the_labelled_samples_sees_the_next_view(views: int | None) -> None:
     stream = Stream(samples(), CROP, views=views)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import yaml
 from tests.pipeline.conftest import TINY
 
 import potstill
-from potstill.core.errors import DataError
+from potstill.core.errors import DataError, UsageError
 from potstill.core.files import read_json
 from potstill.pipeline import Run, plan, run
 from potstill.pipeline.folder import RunFolder
 from potstill.pipeline.keys import kinds
 from potstill.pipeline.making import Making
 from potstill.pipeline.orders import main_job
-from potstill.pipeline.pool import labelled_by_teacher
+from potstill.pipeline.pool import lesson
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.stage import survey
 from potstill.recipe.schema import Recipe
@@ -65,7 +66,9 @@ def test_labels_of_the_pool_are_the_teachers_likeliest_classes(few: Run) -> None
     expected = (views[0] + views[1]) / 2
     with np.load(few.folder / "pool.npz") as saved:
         np.testing.assert_allclose(saved["confidence"], expected.max(1), rtol=1e-6)
-    train, known = labelled_by_teacher(job, few.folder).data.train, job.data.train.labelled
+    learned, known = lesson(job, "pseudo", few.folder, 64), job.data.train.labelled
+    train = learned.data.train
+    assert (learned.batches, learned.kept) == (20, None)
     assert train.labelled is None
     np.testing.assert_array_equal(train.targets[~known], expected.argmax(1)[~known])
     np.testing.assert_array_equal(train.targets[known], job.data.train.targets[known])
@@ -88,7 +91,39 @@ def test_the_hard_term_is_a_mean_over_labelled_samples(few: Run) -> None:
 def test_a_finished_run_is_kept_and_so_is_the_teacher_when_labels_change(few: Run) -> None:
     assert all(stage.reused for stage in plan(loads(FEW), out=few.folder).stages[:-1])
     other = plan(loads(FEW.replace("labels: 40", "labels: 41")), out=few.folder)
-    assert [stage.name for stage in other.stages if stage.reused] == ["teacher"]
+    assert [stage.name for stage in other.stages if stage.reused] == ["teacher", "store"]
+    every = plan(loads(TINY), out=few.folder)
+    assert [stage.name for stage in every.stages if stage.reused] == ["teacher", "store"]
+
+
+def test_samples_of_which_the_teacher_is_not_sure_may_be_left_out(few: Run, tmp_path: Path) -> None:
+    """Three epochs of teaching leave it unsure; students make as many steps on what is left."""
+    with np.load(few.folder / "pool.npz") as saved:
+        sure = dict(zip(saved["ids"].tolist(), saved["confidence"].tolist(), strict=True))
+    least = round(float(np.median(list(sure.values()))), 3)
+    recipe = loads(FEW.replace("labels: 40", f"labels: 40\n  min_confidence: {least}").replace("seeds: 2", "seeds: 1"))
+    out = few.folder.with_name("sure")
+    shutil.copytree(few.folder, out)
+    stages = {stage.name: stage for stage in plan(recipe, out=out).stages}
+    assert [name for name, stage in stages.items() if stage.reused] == ["teacher", "store", "student alone, seed 0"]
+    assert stages["pool"].what.endswith(f"; students learn those of which it is at least {100 * least:g} % sure")
+    done = run(recipe, out=out)
+    job = prepare(recipe, out=out, base=Path())
+    for kind in ("pseudo", "distilled"):
+        learned = lesson(job, kind, out, 64)
+        drawn = [learned.stream(learned.data, 0).epoch(number, 64, order=0) for number in (0, 1)]
+        ids = np.concatenate([batch.ids.numpy() for epoch in drawn for batch in epoch])
+        kept = {number for number, value in sure.items() if value >= least}
+        assert set(ids.tolist()) <= kept | set(job.data.train.ids[job.data.train.labelled].tolist())
+        assert set(ids.tolist()) >= kept
+        result = read_json(out / f"seeds/0/{kind}/result.json")
+        assert (result["steps"], len(ids)) == (3 * 20, 2 * 20 * 64)
+    facts = read_json(out / "pool.json")
+    unknown = job.data.train.ids[~job.data.train.labelled].tolist()
+    assert facts["kept"] == sum(sure[number] >= least for number in unknown)
+    assert f"Students learn the {facts['kept']:,} of them of which" in " ".join(done.evaluation.verdict.sentences)
+    with pytest.raises(UsageError, match=r"data\.min_confidence: 1 leaves nothing"):
+        run(loads(FEW.replace("labels: 40", "labels: 40\n  min_confidence: 1")), out=out)
 
 
 def test_the_plan_says_what_each_student_learns_from(tmp_path: Path) -> None:

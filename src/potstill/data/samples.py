@@ -197,10 +197,13 @@ class Data:
             }
         )
 
+    def with_every_label(self) -> Data:
+        """Return the data as if no label were hidden from students: what a teacher says does not depend on that."""
+        return self if self.every_label is None else replace(self, train=self.every_label, every_label=None)
+
     def for_teacher(self) -> Data:
         """Return the data that a teacher is trained on: every sample whose label is known, to it if not to students."""
-        train = self.train if self.every_label is None else self.every_label
-        return replace(self, train=train.with_labels(), every_label=None)
+        return self.with_every_label().with_labels()
 
     def with_labels(self) -> Data:
         """Return the data of a student that learns from labels alone: what students see the label of."""

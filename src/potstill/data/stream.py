@@ -21,7 +21,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.signals import Batch
 from potstill.data.augment import AugmentSettings, changes_images, check_augment, is_on, mix, mixes, partner_rows
 from potstill.data.augment import augment as change
-from potstill.data.samples import Array, Ints, Samples
+from potstill.data.samples import Array, Flags, Ints, Samples
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Stream:
         views: how many views of each sample there are: epoch e sees view ``e % views``, a recording has them all.
             When absent, each epoch sees a new view and a recording has one. Without augmentation there is view 0 only.
         num_classes: classes of integer targets; needed for mixup and cutmix.
-        batches: of an epoch in random order, where the samples are few and are gone through again and again; one pass
-            when absent.
+        batches: of an epoch in random order, where the samples are gone through again and again; one pass when absent.
+        kept: (n,) boolean, which samples a random order has; the number of batches stays. All when absent.
 
     Where labels are known of some samples only, every batch of a random order but the last has the same number of
-    labelled ones, see `labelled_in_batch`; an epoch is one pass over the others, and the labelled ones are gone through
-    again and again. Each pass over them sees the next view.
+    labelled ones, see `labelled_in_batch`; an epoch is one pass over the others (over the labelled ones where these are
+    nearly all), and the labelled ones are gone through again and again. Each pass over them sees the next view.
 
     Raises:
         UsageError: less than one view, or images mixed of samples with and without a label.
@@ -53,6 +53,7 @@ class Stream:
     views: int | None = None
     num_classes: int = 0
     batches: int | None = None
+    kept: Flags | None = None
 
     def __post_init__(self) -> None:
         if self.samples.labelled is not None and self.augment is not None and mixes(self.augment):
@@ -94,6 +95,11 @@ class Stream:
     def first(self, count: int) -> Batch:
         """Return the first samples, as the first epoch sees them."""
         rows = np.arange(min(count, len(self.samples)), dtype=np.int64)
+        return self.batch(rows, np.zeros_like(rows))
+
+    def every(self) -> Batch:
+        """Return all samples that a random order has, as the first epoch sees them."""
+        rows = np.arange(len(self.samples), dtype=np.int64) if self.kept is None else np.flatnonzero(self.kept)
         return self.batch(rows, np.zeros_like(rows))
 
     def epoch(
@@ -161,31 +167,34 @@ class Stream:
     def _batch_bounds(self, batch_size: int) -> list[int]:
         if self.batches is not None:
             return [number * batch_size for number in range(self.batches + 1)]
-        unknown = len(self.samples) - self.samples.num_labelled
+        known = self.samples.num_labelled
+        unknown = len(self.samples) - known
         if not unknown:
             return _bounds(len(self.samples), batch_size, join_last=True)
         few = self.labelled_in_batch(batch_size)
         batches = -(-unknown // (batch_size - few))
+        if few == batch_size - 1 and known > batches * few:  # a few samples without a label do not make epochs short
+            return [number * batch_size for number in range(-(-known // few) + 1)]
         return [*(number * batch_size for number in range(batches)), unknown + batches * few]
 
     def _shuffled(self, number: int, batch_size: int, seed: int) -> tuple[Ints, Ints]:
         """Return the rows of an epoch, batch after batch, and which pass over its samples each is of."""
         count, known = len(self.samples), self.samples.num_labelled
-        if self.batches is None and known == count:
+        if self.batches is None and self.kept is None and known == count:
             return random.permutation(count, seed, number), np.full(count, number, dtype=np.int64)
         bounds, few = self._batch_bounds(batch_size), self.labelled_in_batch(batch_size)
-        places = np.arange(bounds[-1]) % batch_size < few
-        rows, passes = np.empty(bounds[-1], dtype=np.int64), np.full(bounds[-1], number, dtype=np.int64)
+        first = np.arange(bounds[-1]) % batch_size < few
         labelled = np.ones(count, dtype=bool) if self.samples.labelled is None else self.samples.labelled
-        drawn = number * int(places.sum()) + np.arange(places.sum(), dtype=np.int64)
-        passes[places] = drawn // known
-        rows[places] = np.concatenate(
-            [
-                np.flatnonzero(labelled)[random.permutation(known, seed, turn)][drawn[drawn // known == turn] % known]
-                for turn in range(drawn[0] // known, drawn[-1] // known + 1)
-            ]
-        )
-        rows[~places] = np.flatnonzero(~labelled)[random.permutation(count - known, seed, number)]
+        kept = np.ones(count, dtype=bool) if self.kept is None else self.kept
+        rows, passes = np.empty(bounds[-1], dtype=np.int64), np.empty(bounds[-1], dtype=np.int64)
+        for places, group in ((first, labelled), (~first, ~labelled)):
+            members, drawn = np.flatnonzero(group & kept), int(places.sum()) * number + np.arange(places.sum())
+            if not len(drawn):
+                continue
+            passes[places] = drawn // len(members)
+            turns = range(drawn[0] // len(members), drawn[-1] // len(members) + 1)
+            orders = [members[random.permutation(len(members), seed, turn)] for turn in turns]
+            rows[places] = np.concatenate(orders)[drawn - turns[0] * len(members)]
         return rows, passes
 
     def recording(

@@ -17,6 +17,7 @@ from potstill.core.optional import check_installed
 from potstill.core.scale import TargetScale
 from potstill.core.signals import Batch
 from potstill.data import Data, Stream, channel_statistics, check_augment, load
+from potstill.data.samples import Flags
 from potstill.evaluation.predict import evaluating
 from potstill.models import Preprocessor, output_signals, tap
 from potstill.models.beside_weights import copied
@@ -84,6 +85,10 @@ class Job:
     """What turns the teacher's values into the units that students learn in; None where it answers in these."""
     order_is_written: bool = False
     """Whether the user wrote the order of the classes, so that nothing may doubt it."""
+    batches: int | None = None
+    """How many an epoch has where a student goes through few samples again and again, see `pool.lesson`."""
+    kept: Flags | None = None
+    """Which training samples a student learns from, (n,); all when absent."""
     before: Job | None = None
     """The job whose teacher reads the samples themselves, where the student learns on that teacher's features."""
 
@@ -124,7 +129,8 @@ class Job:
 
     def stream(self, data: Data, seed: int | None = None, views: int | None = None) -> Stream:
         """Return the training samples in the views that models see; ``seed`` is the recipe's when absent."""
-        return Stream(data.train, self.augment, self.recipe.seed if seed is None else seed, views, data.num_outputs)
+        seed = self.recipe.seed if seed is None else seed
+        return Stream(data.train, self.augment, seed, views, data.num_outputs, self.batches, self.kept)
 
     @property
     def student_taps(self) -> dict[str, Where]:

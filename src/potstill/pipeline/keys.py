@@ -105,7 +105,7 @@ class Keys:
         job = self.job
         signals = {"signals that are read": sorted(job.objective.teacher_signals), "teacher.taps": job.teacher.taps}
         settings = {**settings_of(job.recipe.store, "store", without=("path", "accept_loss")), **signals}
-        return self._source(link) | self._data() | Inputs(settings)
+        return self._source(link) | self._data(self.job.data.with_every_label()) | Inputs(settings)
 
     def privacy(self) -> Inputs:
         """Of what the votes of private teachers cost."""
@@ -113,7 +113,7 @@ class Keys:
 
     def pool(self) -> Inputs:
         """Of the teacher's likeliest classes of the samples without a label."""
-        return self._answered(0) | self._data()
+        return self._answered(0) | self._data() | Inputs({"data.min_confidence": self.job.recipe.data.min_confidence})
 
     def predictions(self) -> Inputs:
         """Of what all models answer to the test split."""
@@ -239,7 +239,8 @@ class Keys:
             source = Inputs({"teacher.average_of_student": job.teacher.average_of_student})
         else:
             source = self._answered(link)
-        return learner | common | taught | source
+        chosen = Inputs() if recipe.data.min_confidence is None else self.after("pool")
+        return learner | common | taught | source | chosen
 
     def _answered(self, link: int) -> Inputs:
         """Return what the answers of the teacher (0) or the i-th model of the chain depend on, recorded or live."""

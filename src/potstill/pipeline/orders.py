@@ -48,10 +48,10 @@ def after_teachers(made: Making) -> list[Stage]:
     """Return the stages of a run after its teachers: what they say, a chain, students, proof, and what goes back."""
     job = made.job
     records = job.has_teacher and job.objective.needs_teacher and not job.teacher.live
-    found = recording(made) if records else []
+    found = [*(recording(made) if records else []), *_pool(made)]
     for number in range(1, len(job.chain) + 1):
         found += [*_link(made, number), *([_store(made, number)] if records else [])]
-    found += [*_pool(made), *_students(made), *_proof(made)]
+    found += [*_students(made), *_proof(made)]
     return found + (list(_back(made)) if job.has_teacher and job.recipe.back_to_teacher is not None else [])
 
 
@@ -148,6 +148,8 @@ def _pool(made: Making) -> list[Stage]:
         pool.write_pool(job, made.source(0) or made.live(), held[0], out)
 
     does = f"the teacher's classes of {len(train) - train.num_labelled:,} samples without a label, and how sure it is"
+    least = job.recipe.data.min_confidence
+    does += "" if least is None else f"; students learn those of which it is at least {100 * least:g} % sure"
     return [Stage("pool", made.key.pool, Files((pool.FILE, pool.FACTS)), work, does)]
 
 
@@ -290,8 +292,8 @@ def _student_arm(made: Making, name: str, arm: Arm, student: Student, link: int)
 
     def fit(folder: Path, **how: Any) -> Result:
         teacher = made.source(link) if kind == "distilled" else None
-        of = pool.labelled_by_teacher(job, made.out) if kind == "pseudo" else job
-        return stages.train_student(of, arm, folder, teacher=teacher, **how)
+        lesson = pool.lesson(job, kind, made.out, settings.batch_size)
+        return stages.train_student(lesson, arm, folder, teacher=teacher, **how)
 
     return _Arm(
         made,

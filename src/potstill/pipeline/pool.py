@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from potstill.core.errors import DataError
+from potstill.core.errors import DataError, UsageError
 from potstill.core.files import atomic_path, read_json, write_json
 from potstill.data import Stream
-from potstill.data.few import UNKNOWN
 from potstill.data.samples import make_samples
 from potstill.pipeline.build import Job
+from potstill.pipeline.student import Kind
 from potstill.teachers import Model
 
 FILE, FACTS = "pool.npz", "pool.json"
@@ -44,7 +44,12 @@ def write_pool(job: Job, teacher: Model, held: NDArray[Any] | None, out: Path) -
     sure, classes = said.max(axis=1), said.argmax(axis=1)
     with atomic_path(out / FILE) as path, path.open("wb") as file:
         np.savez(file, allow_pickle=False, ids=train.ids, classes=classes, confidence=sure)
-    pool, count = ~train.labelled, job.data.num_outputs
+    pool, count, least = ~train.labelled, job.data.num_outputs, job.recipe.data.min_confidence
+    if least is not None and not (sure[pool] >= least).any():
+        raise UsageError(
+            f"data.min_confidence: {least:g} leaves nothing of the samples without a label: the teacher is at most "
+            f"{sure[pool].max():.3f} sure of them. Lower it."
+        )
     shares = [np.bincount(part, minlength=count) / len(part) for part in (classes[pool], train.targets[~pool])]
     facts = {
         "samples": int(pool.sum()),
@@ -53,6 +58,8 @@ def write_pool(job: Job, teacher: Model, held: NDArray[Any] | None, out: Path) -
         "below_90": float((sure[pool] < SURE).mean()),
         "class_shift": float(0.5 * np.abs(shares[0] - shares[1]).sum()),
     }
+    if least is not None:
+        facts |= {"min_confidence": least, "kept": int((sure[pool] >= least).sum())}
     if held is not None:
         facts["confidence_on_validation"] = float(torch.from_numpy(held).double().softmax(1).amax(1).mean())
     write_json(out / FACTS, facts)
@@ -73,17 +80,37 @@ def _asked(job: Job, teacher: Model) -> NDArray[np.float64]:
     return np.asarray(found * len(train) / row)
 
 
-def labelled_by_teacher(job: Job, out: Path) -> Job:
-    """Return the job in which the samples without a label have the class that the teacher finds likeliest."""
-    train = job.data.train
+def lesson(job: Job, kind: Kind, out: Path, batch_size: int) -> Job:
+    """Return the job in which a student learns: from its labels, from the teacher's likeliest classes too, or from all.
+
+    Each makes as many steps in an epoch as the one that is distilled.
+
+    Args:
+        job: the run.
+        kind: how the student learns.
+        out: the run folder, where the teacher's classes lie.
+        batch_size: of its training.
+
+    """
+    train, least = job.data.train, job.recipe.data.min_confidence
+    if train.labelled is None:
+        return job
+    batches = len(job.stream(job.data).sizes(batch_size))
+    if kind == "alone":
+        return replace(job, data=job.data.with_labels(), batches=batches)
+    if kind == "distilled" and least is None:
+        return job
     with np.load(out / FILE) as saved:
         if not np.array_equal(saved["ids"], train.ids):
             raise DataError(f"{out / FILE} is of other samples. Delete it and run the same command again.")
-        targets = np.where(train.targets == UNKNOWN, saved["classes"], train.targets)
+        kept = None if least is None else train.labelled | (saved["confidence"] >= least)
+        targets = np.where(train.labelled, train.targets, saved["classes"])
+    if kind == "distilled":
+        return replace(job, batches=batches, kept=kept)
     full = make_samples(
         train.ids, targets, train.fetch, digests=train.digests, names=train.names, rows_of=train.rows_of
     )
-    return replace(job, data=replace(job.data, train=full, every_label=None))
+    return replace(job, data=replace(job.data, train=full, every_label=None), batches=batches, kept=kept)
 
 
 def in_words(out: Path) -> list[str]:
@@ -95,9 +122,15 @@ def in_words(out: Path) -> list[str]:
     pool = read_json(out / FACTS)
     validation = pool.get("confidence_on_validation")
     beside = "" if validation is None else f", on the validation samples {100 * validation:.1f} %"
-    return [
-        *found,
+    found.append(
         f"On the {pool['samples']:,} training samples without a label the teacher is {100 * pool['confidence']:.1f} % "
         f"sure on average{beside}; it is less than 90 % sure of {100 * pool['below_90']:.1f} % of them. How often it "
-        f"finds each class there differs from the labels by {pool['class_shift']:.3f} (0 is equal, 1 is disjoint).",
-    ]
+        f"finds each class there differs from the labels by {pool['class_shift']:.3f} (0 is equal, 1 is disjoint)."
+    )
+    if "kept" in pool:
+        least = f"{100 * pool['min_confidence']:g}"
+        found.append(
+            f"Students learn the {pool['kept']:,} of them of which it is at least {least} % sure, in as many steps as "
+            "all would take."
+        )
+    return found

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
+from potstill.core.errors import UsageError
 from potstill.core.files import check_folder
 from potstill.pipeline.build import Given, Job, build_job, example_batch
 from potstill.pipeline.chain import check_chain
 from potstill.pipeline.features import features_of
 from potstill.pipeline.folder import RunFolder
+from potstill.pipeline.keys import kinds
 from potstill.pipeline.makers import located
 from potstill.pipeline.making import Making
 from potstill.pipeline.orders import teachers
@@ -40,6 +42,11 @@ def prepare(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None
     layer = recipe.student.on_features
     job = build_job(recipe, base=base, given=given) if layer is None else _on_features(recipe, layer, out, base, given)
     check_chain(job)
+    if recipe.data.min_confidence is not None and "pseudo" not in kinds(job):
+        raise UsageError(
+            "data.min_confidence needs a teacher that finds the classes of the data beforehand, and an objective that "
+            "reads its logits. Drop it."
+        )
     return job
 
 

@@ -79,23 +79,22 @@ def train_student(
     label: str | None = None,
     steps: int | None = None,
 ) -> Result:
-    """Train one student: from labels, its own or those of ``pool``, or distilled with the job's objective.
+    """Train one student: alone from labels, or distilled with the job's objective; all else is equal.
 
-    All else is equal: a student that learns from few labels alone makes as many steps, and goes through them again.
-    ``settings`` are those of the recipe with nothing left open; ``steps`` as in `train`.
+    Where labels are few, the job is one of `pool.lesson`. ``settings`` are those of the recipe with nothing left open;
+    ``steps`` as in `train`.
     """
     seed, kind = arm
     distilled = kind == "distilled"
     decay = job.teacher.average_of_student
     views = teacher.facts.views if distilled and teacher is not None else None
-    data = (job.data.with_labels() if kind == "alone" else job.data).to_learn()
-    repeated = len(data.train) < len(job.data.train)
-    batches = len(job.stream(job.data).sizes(settings.batch_size)) if repeated else None
-    # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
-    stream = job.stream(data, seed) if views is None else job.stream(data, views=views)
+    data = job.data.to_learn()
+    if not distilled and data.train.labelled is not None:
+        raise TypeError("a student that learns from labels alone needs all of them: see pool.lesson")
     spec = Spec(
         data=data,
-        stream=replace(stream, batches=batches),
+        # Recorded views were made with the recipe's seed; without them every seed sees views of its own.
+        stream=job.stream(data, seed) if views is None else job.stream(data, views=views),
         objective=job.objective if distilled else preset("alone", data.task),
         settings=settings,
         preprocess=job.student.preprocess,
@@ -185,7 +184,7 @@ def store_manifest(job: Job, teacher: Teacher) -> Manifest:
         teacher,
         example_batch(job),
         ids=job.data.train.ids,
-        data=job.data.train.fingerprint,
+        data=job.data.with_every_label().train.fingerprint,
         dtype=store.dtype,
         codecs=codecs_of(job),
         views=store.views or 1,

@@ -69,6 +69,12 @@ class DataSection(Section):
     unlabelled: str | None = Field(
         None, description="as train: further samples that only the teacher answers; their labels are not read"
     )
+    min_confidence: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="how sure the teacher must be of a sample without a label; else it is left out",
+    )
     split: Split = Split()
     augment: Augment = Augment()
 
@@ -498,6 +504,7 @@ class Recipe(Section):
             "student.on_features": self.student.on_features is not None,
             "back_to_teacher": self.back_to_teacher is not None,
             "teacher.votes": self.teacher.votes is not None,
+            "teacher.merge.weighting: confidence": self.teacher.merge.weighting == "confidence",
             "data.augment.mixup": bool(self.data.augment.mixup),
             "data.augment.cutmix": bool(self.data.augment.cutmix),
         }
@@ -520,6 +527,8 @@ class Recipe(Section):
             raise ValueError("data.standardise_targets: false is for task: regression; classes have no units")
         if self.data.labels is not None or self.data.unlabelled is not None:
             self._few_labels()
+        elif self.data.min_confidence is not None:
+            raise ValueError("data.min_confidence is for samples without a label: give data.unlabelled or data.labels")
         teacher = self.teacher
         separate = teacher is not None and teacher.average_of_student is None
         if teacher is not None and not separate and (self.chain or self.generations > 1):

@@ -164,7 +164,7 @@ class _Booster:
     def __init__(self, student: Trees, spec: Spec) -> None:
         lightgbm: Any = require("lightgbm", feature="a lightgbm student", extra="lightgbm")
         self.student, self.spec, self._error = student, spec, lightgbm.basic.LightGBMError
-        self.batch = spec.stream.first(len(spec.stream.samples))
+        self.batch = spec.stream.every()
         self.taught = _asked(spec, self.batch)
         threads = spec.settings.threads
         settings = {

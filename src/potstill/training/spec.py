@@ -77,6 +77,7 @@ class Spec:
             "augment_seed": self.stream.seed,
             "views": self.stream.views,
             **({} if self.stream.batches is None else {"batches of an epoch": self.stream.batches}),
+            **({} if self.stream.kept is None else {"samples that are kept": fingerprint.of_array(self.stream.kept)}),
             "augment": changes and {name: getattr(changes, name) for name in Augment.model_fields},
             "data": self.data.fingerprint,
             "preprocess": [fingerprint.of_weights(self.preprocess), self.preprocess.size],
