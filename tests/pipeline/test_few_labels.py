@@ -52,8 +52,8 @@ def test_the_verdict_compares_with_the_teachers_labels(few: Run) -> None:
     assert "Students see the labels of 40 of 1,258 training samples (4 of a class)" in said
     assert "A teacher that is trained here sees the labels of 1,258." in said
     assert "On the 1,218 training samples without a label the teacher is" in said
-    for file in ("report.html", "export/README.md"):
-        assert "Student on teacher" in (few.folder / file).read_text(encoding="utf-8")
+    for file, name in (("report.html", "On teacher&#39;s labels"), ("export/README.md", "Student on teacher's labels")):
+        assert name in (few.folder / file).read_text(encoding="utf-8")
 
 
 def test_labels_of_the_pool_are_the_teachers_likeliest_classes(few: Run) -> None:

@@ -10,7 +10,7 @@ from potstill.report import numbers
 from potstill.report.charts import epoch_lines
 from potstill.report.figures import Figure, draw
 from potstill.report.files import RunFiles
-from potstill.report.numbers import MODEL_NAMES, model_name
+from potstill.report.numbers import MODEL_NAMES, model_name, short_name
 
 MOST_POINTS = 160  # of one line: more are not visible at this width
 REASONS = {"finished": "all epochs done", "patience": "no longer improving", "minutes": "time was up"}
@@ -71,7 +71,8 @@ def _rates(files: RunFiles, name: str) -> list[RatesRow]:
             for one in tried
         ]
         steps = f"{tried[0].get('steps')} of {race.get('training_steps')}" if tried else numbers.DASH
-        rows.append(RatesRow(str(race.get("arm")), _setting(race), ", ".join(said) or "too short to try any", steps))
+        said_in_all = ", ".join(said) or "too short to try any"
+        rows.append(RatesRow(short_name(str(race.get("arm"))), _setting(race), said_in_all, steps))
     return rows
 
 

@@ -17,10 +17,15 @@ TIMES = "\u00d7"
 MODEL_NAMES = {
     "teacher": "Teacher",
     "alone": "Student alone",
-    "pseudo": "Student on teacher's labels",
+    "pseudo": "On teacher's labels",
     "distilled": "Student distilled",
 }
 MODELS = ("teacher", "alone", "pseudo", "distilled")
+
+
+def short_name(name: str) -> str:
+    """Return what a model is called beside a mark of a chart."""
+    return "teacher's labels" if name == "pseudo" else name
 
 
 def model_name(name: str) -> str:

@@ -14,7 +14,7 @@ from potstill.report.charts import cost_scatter, difference_rows, score_rows
 from potstill.report.figures import Figure, draw
 from potstill.report.files import Record, RunFiles
 from potstill.report.headline import good_files, latency, time_in
-from potstill.report.numbers import MODEL_NAMES, MODELS
+from potstill.report.numbers import MODEL_NAMES, MODELS, short_name
 from potstill.tasks import headline
 
 ModelCost = Callable[[ModelScores], float | None]
@@ -244,7 +244,11 @@ def cost_figures(files: RunFiles, evaluation: EvaluationResult) -> list[Figure]:
     found = []
     for key, title, axis, limit_name, model_cost, file_cost in kinds:
         records = [
-            {**_row(one.name, one.name, one.metrics[name], one.intervals.get(name)), "cost": cost, "file": False}
+            {
+                **_row(one.name, short_name(one.name), one.metrics[name], one.intervals.get(name)),
+                "cost": cost,
+                "file": False,
+            }
             for one in present(evaluation)
             if name in one.metrics and (cost := model_cost(one))
         ]
