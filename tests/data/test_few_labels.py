@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,19 +118,51 @@ def test_a_pool_stands_beside_the_labelled_samples_whatever_holds_it(tmp_path: P
     assert both.for_teacher().train.fingerprint == found[0].with_labels().train.fingerprint
 
 
-def test_images_of_a_pool_may_lie_in_any_subfolder(tmp_path: Path) -> None:
+def test_train_need_not_have_labels_where_students_see_none(tmp_path: Path) -> None:
+    """A dictionary of splits, or three sources; labels that train has are not read, and classes are those of others."""
+    (inputs, targets), (pool, _) = arrays(), arrays(30, seed=1)
+    held = {"validation": (inputs[:60], targets[:60] * 2), "test": (inputs[60:], targets[60:] * 2)}
+    found = [
+        load({"train": pool, **held}, num_labels=0),
+        load((pool, np.full(30, 7)), num_labels=0, **held),
+        load(pool, num_labels=0, classes=["0", "2", "4"], **held),
+        load(pool[:20], num_labels=0, unlabelled=pool[20:], **held),
+    ]
+    for data in found:
+        assert (data.train.num_labelled, data.train.targets.tolist()) == (0, [-1] * 30)
+        assert (data.classes, data.every_label) == (("0", "2", "4"), None)
+        np.testing.assert_array_equal(data.train.fetch(np.arange(30)), pool)
+        (remark,) = [finding.message for finding in data.findings if finding.code == "few-labels"]
+        assert remark.startswith(
+            "students see no label of 30 training samples; what they learn comes from the teacher."
+        )
+    hidden = load(arrays(), num_labels=0)  # without validation and test, they are made of train, by its labels
+    assert (len(hidden.train), hidden.train.num_labelled, hidden.for_teacher().train.num_labelled) == (84, 0, 84)
+    with pytest.raises(DataError, match="test: 20 samples are of classes that validation does not have: 9"):
+        load(pool, num_labels=0, **{**held, "test": (inputs[:20], np.full(20, 9))})
+
+
+def test_batches_without_any_label_are_those_of_a_plain_pass() -> None:
+    none = replace(samples(), labelled=np.zeros(60, dtype=bool), targets=np.full(60, -1))
+    assert Stream(none).labelled_in_batch(16) == 0
+    plain, without = (list(Stream(one).epoch(1, 16, order=3)) for one in (replace(samples(), labelled=None), none))
+    assert [batch.ids.tolist() for batch in plain] == [batch.ids.tolist() for batch in without]
+    assert not any(batch.labelled.any() for batch in without)
+
+
+def test_images_of_a_pool_may_lie_at_any_depth(tmp_path: Path) -> None:
     from PIL import Image
 
     random = np.random.default_rng(0)
-    for folder, count in (("train/cat", 8), ("train/dog", 8), ("pool/unsorted", 5)):
-        (tmp_path / folder).mkdir(parents=True)
+    for folder, count in (("train/cat", 8), ("train/dog", 8), ("pool/test", 3), ("pool", 2)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(
                 tmp_path / folder / f"{number}.png"
             )
     data = load("train", unlabelled="pool", base=tmp_path, validation_fraction=0.25, test_fraction=0.25)
     assert data.classes == ("cat", "dog")
-    assert (len(data.train) - data.train.num_labelled, data.train.called(len(data.train) - 1)) == (5, "unsorted/4.png")
+    assert (len(data.train) - data.train.num_labelled, data.train.called(len(data.train) - 1)) == (5, "pool/test/2.png")
     assert data.train.fetch(np.array([0, len(data.train) - 1])).shape == (2, 3, 6, 6)
 
 

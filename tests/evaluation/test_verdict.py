@@ -123,6 +123,43 @@ def test_the_teachers_labels_may_be_enough(
     assert verdict.sentences[1].endswith("from the one trained alone.")
 
 
+@pytest.mark.parametrize(
+    ("soft", "helped", "headline"),
+    [
+        (
+            (0.02, 0.01, 0.03),
+            "yes",
+            "Distillation helped: 2.0 points of accuracy more than the same student trained on the teacher's labels.",
+        ),
+        (
+            (0.001, -0.002, 0.004),
+            "no",
+            "Distillation did not help: the gain over the same student trained on the teacher's labels is at most "
+            "0.40 points of accuracy. The teacher's labels are enough.",
+        ),
+        (
+            (-0.02, -0.03, -0.01),
+            "no",
+            "Distillation did not help: the student is 2.0 points of accuracy worse than the same student trained on "
+            "the teacher's labels. The teacher's labels are better than its answers.",
+        ),
+    ],
+)
+def test_without_a_student_alone_the_teachers_labels_are_the_baseline(
+    soft: tuple[float, ...], helped: str, headline: str
+) -> None:
+    verdict = judge(
+        metric="accuracy",
+        scores={name: {"accuracy": 0.9} for name in ("teacher", "pseudo", "distilled")},
+        differences={"distilled-pseudo": {"accuracy": Difference(*soft)}},
+        parameters={},
+        num_seeds=3,
+        num_examples=1000,
+    )
+    assert (verdict.helped, verdict.headline) == (helped, headline)
+    assert "trained alone" not in " ".join(verdict.sentences)
+
+
 def test_differences_of_rounding_are_none() -> None:
     verdict = accuracy(3e-17, -0.012, 0.012)
     assert "differs by +0.0 points of accuracy" in verdict.sentences[0]

@@ -162,6 +162,65 @@ def test_a_pool_in_memory_and_a_finished_teacher(tmp_path: Path, labels: int | N
         np.testing.assert_array_equal(saved["classes"][-200:], pool.sum(1) > 2)
 
 
+def without_labels(out: Path, seeds: int) -> Run:
+    """A teacher that knows the line, 300 points that nobody has labelled, and labelled ones beside them."""
+    random = np.random.default_rng(0)
+    points = [random.normal(size=(count, 2)).astype(np.float32) for count in (300, 60, 200)]
+    labels = [(part.sum(1) > 0).astype(np.int64) for part in points]
+    teacher = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        teacher.weight.copy_(torch.tensor([[-4.0, -4.0], [4.0, 4.0]]))
+        teacher.bias.zero_()
+    return potstill.distill(
+        teacher,
+        {"model": "mlp", "args": {"hidden": [8]}},
+        {"train": points[0], "validation": (points[1], labels[1]), "test": (points[2], labels[2])},
+        labels=0,
+        out=out,
+        seeds=seeds,
+        training={"epochs": 2, "batch_size": 20, "learning_rate": 0.05, "optimizer": "sgd"},
+        export={"formats": []},
+        evaluation={"latency": False},
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_without_any_label_in_train_the_teachers_labels_are_the_baseline(tmp_path: Path, seeds: int) -> None:
+    done = without_labels(tmp_path / "run", seeds)
+    assert list(done.evaluation.models) == ["teacher", "pseudo", "distilled"]
+    assert {"distilled-pseudo", "distilled-teacher", "teacher-pseudo"} == set(done.evaluation.differences)
+    assert not list((tmp_path / "run").glob("seeds/*/alone"))
+    steps = {read_json(tmp_path / f"run/seeds/0/{kind}/result.json")["steps"] for kind in ("pseudo", "distilled")}
+    assert steps == {2 * 15}
+    said = " ".join([done.evaluation.verdict.headline, *done.evaluation.verdict.sentences])
+    assert "the same student trained on the teacher's labels" in said
+    assert "trained alone" not in said
+    assert "Students see no label of 300 training samples" in said
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "Distilled \N{MINUS SIGN} teacher&#39;s labels" in page
+    assert "distilled minus alone" not in page.lower()
+
+
+def test_a_teacher_cannot_be_trained_where_nothing_has_a_label(tmp_path: Path) -> None:
+    pool, held = np.zeros((20, 2), np.float32), (np.eye(2, dtype=np.float32), np.arange(2))
+    with pytest.raises(UsageError, match="The teacher is to be trained here, and train has no label"):
+        potstill.distill(
+            {"model": "mlp", "train": {"epochs": 1}},
+            {"model": "mlp"},
+            {"train": pool, "validation": held, "test": held},
+            labels=0,
+            out=tmp_path / "run",
+        )
+
+
+def test_what_an_earlier_recipe_left_of_other_students_is_removed(few: Run) -> None:
+    out = few.folder.with_name("earlier")
+    shutil.copytree(few.folder, out)
+    run(loads(TINY), out=out)
+    assert not list(out.glob("seeds/*/pseudo"))
+    assert not list(out.glob("pool.*"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

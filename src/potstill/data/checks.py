@@ -47,7 +47,7 @@ def check(data: Data) -> tuple[Finding, ...]:
                 f"{len(both)} ids are in both {first} and {second}, for example {listed(both)}. An id must name one "
                 "sample: remove the samples from one of the splits, or leave data.id out so that rows are numbered."
             )
-    targets = {name: samples.targets for name, samples in data.splits.items()}
+    targets = {name: samples.targets for name, samples in data.splits.items() if samples.num_labelled}
     findings = task_of(data.task).targets.check(targets, data.classes, data.scale)
     return (*findings, *_shared(data), *_shifted(data))
 
@@ -136,5 +136,5 @@ def _shifts(data: Data) -> dict[str, tuple[float, float]]:
     return {
         name: shift(data.train.targets, data.splits[name].targets, data.num_outputs)
         for name in ("validation", "test")
-        if len(data.splits[name]) and len(data.train)
+        if len(data.splits[name]) and data.train.num_labelled
     }

@@ -39,13 +39,13 @@ def hide_labels(data: Data, labels: int, seed: int) -> Data:
     known = np.flatnonzero(np.ones(len(train), dtype=bool) if train.labelled is None else train.labelled)
     counts = np.bincount(train.targets[known], minlength=data.num_outputs)
     present = int((counts > 0).sum())
-    if not present <= labels <= len(known):
+    if labels and not present <= labels <= len(known):
         raise UsageError(
             f"data.labels={labels}: students can see the labels of {present} (one of each class) to {len(known)} "
-            "training samples."
+            "training samples, or of none."
         )
     quota = counts * labels / len(known)
-    takes = np.maximum(np.floor(quota).astype(np.int64), counts > 0)
+    takes = np.maximum(np.floor(quota).astype(np.int64), min(1, labels) * (counts > 0))
     for place in np.lexsort((np.arange(len(counts)), takes - quota)):
         takes[place] += int(takes.sum() < labels and takes[place] < counts[place])
     while takes.sum() > labels:  # classes with less than one sample's share have taken from the others
@@ -69,7 +69,8 @@ def hide_labels(data: Data, labels: int, seed: int) -> Data:
 def with_pool(data: Data, pool: Samples) -> Data:
     """Return the data with samples of unknown label beside the labelled ones of train."""
     train = data.train
-    labelled = np.arange(len(train) + len(pool)) < len(train)
+    known = np.ones(len(train), dtype=bool) if train.labelled is None else train.labelled
+    labelled = np.concatenate([known, np.zeros(len(pool), dtype=bool)])
     both = make_samples(
         np.concatenate([train.ids, pool.ids]),
         np.concatenate([train.targets, np.full(len(pool), UNKNOWN, dtype=np.int64)]),
@@ -108,9 +109,12 @@ def told(data: Data) -> tuple[Finding, ...]:
     each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     text = (
         f"students see the labels of {train.num_labelled:,} of {len(train):,} training samples ({each} of a class); "
-        f"what they learn of the others comes from the teacher. Checkpoints are chosen with the labels of "
-        f"{len(data.validation):,} validation samples beside these."
+        "what they learn of the others comes from the teacher."
     )
+    if not train.num_labelled:
+        text = f"students see no label of {len(train):,} training samples; what they learn comes from the teacher."
+    beside = " beside these" if train.num_labelled else ""
+    text += f" Checkpoints are chosen with the labels of {len(data.validation):,} validation samples{beside}."
     if data.every_label is not None:
         text += f" A teacher that is trained here sees the labels of {data.every_label.num_labelled:,}."
     return (Finding("info", "few-labels", text, train.num_labelled),)

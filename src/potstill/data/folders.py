@@ -36,7 +36,7 @@ class Listing:
     findings: tuple[Finding, ...]
 
 
-def list_files(root: Path, suffixes: frozenset[str]) -> Listing:
+def list_files(root: Path, suffixes: frozenset[str], only: str | None = None) -> Listing:
     """List the files of each class folder; hidden files and folders are passed over.
 
     What really lies in the folder comes first, then what links lead to; so a link into a folder above itself ends, and
@@ -45,12 +45,14 @@ def list_files(root: Path, suffixes: frozenset[str]) -> Listing:
     Args:
         root: the folder with a folder for each class.
         suffixes: which files are wanted, in lower case.
+        only: the one class folder to look at; all when absent.
 
     Raises:
         DataError: a folder cannot be read.
 
     """
-    entries = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    visible = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    entries = visible if only is None else [only]
     classes = [name for name in entries if (root / name).is_dir()]
     others = len(entries) - len(classes)
     real_root = Path(os.path.realpath(root))

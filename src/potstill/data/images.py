@@ -154,29 +154,34 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
 
 
-def read_folder(root: Path, form: Form) -> Raw:
-    """Read a folder with one subfolder of images for each class.
+def read_folder(root: Path, form: Form, *, classless: bool = False) -> Raw:
+    """Read a folder with one subfolder of images for each class; without classes, all images at any depth.
 
     Args:
         root: the folder; class names are the names of its subfolders, numbers by value.
         form: what pictures become; its size may be None when all images have one.
+        classless: whether subfolders mean nothing.
 
     Raises:
         DataError: no classes or images, or images of several sizes.
 
     """
-    listed = list_files(root, SUFFIXES)
+    called, only = str(root), None
+    if classless:
+        root = Path(os.path.realpath(root))
+        root, only = root.parent, root.name
+    listed = list_files(root, SUFFIXES, only)
     classes, names = listed.classes, listed.names
     if not classes:
         raise DataError(f"{root} has no subfolders: expected one folder of images for each class.")
-    if {name.lower() for name in classes} <= _SPLIT_NAMES:
+    if not classless and {name.lower() for name in classes} <= _SPLIT_NAMES:
         raise DataError(
             f"{root} holds the folders {', '.join(classes)}, which look like splits, not classes. "
             f"Set data.train to {root / classes[0]} and name the others as data.validation and data.test."
         )
     if not names:
         raise DataError(f"{root} has no images: the folders {', '.join(classes[:10])} hold no {_suffixes()} files.")
-    content, bad, findings = read_images(ImageFiles(root, names, form), len(names), names, str(root))
+    content, bad, findings = read_images(ImageFiles(root, names, form), len(names), names, called)
     labels = np.array([name.split("/", 1)[0] for name in names], dtype=object)
     ids = np.array([id_of_text(name) for name in names], dtype=np.int64)
     others = counted(listed.others, "file was", "files were")

@@ -21,7 +21,7 @@ from potstill.data.pictures import check_background
 from potstill.data.raw import OnBad, Raw, Stored, Table, moved_apart, without_bad
 from potstill.data.remarks import merged_values, on_columns
 from potstill.data.samples import Array, Data, Samples, make_samples
-from potstill.data.sources import Options, read, read_unlabelled
+from potstill.data.sources import Options, read, read_unlabelled, splits_of
 from potstill.data.splits import split_rows
 from potstill.tasks import TaskName, task_of
 from potstill.tasks.base import Finding
@@ -91,6 +91,7 @@ def load(
         unlabelled: as ``train``, or inputs alone: samples beside those of train that only a teacher answers. Labels
             that it has are not read.
         num_labels: how many labels of train students see, of all classes alike; the others they learn from a teacher.
+            With 0, and where validation and test are given, train need not have any.
 
     Returns:
         The splits. Text columns of tables are one-hot encoded with the categories of train.
@@ -128,22 +129,22 @@ def load(
         args=args,
         base=Path(base),
     )
-    raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad)
+    raws = _read_all({"train": train, "validation": validation, "test": test}, options, on_bad, blind=num_labels == 0)
     raws = _with_made_splits(raws, task, {"validation": validation_fraction, "test": test_fraction}, seed)
     if unlabelled is not None:
-        pool = without_bad(read_unlabelled(unlabelled, options), "unlabelled", on_bad)
+        pool = without_bad(read_unlabelled(unlabelled, "unlabelled", options), "unlabelled", on_bad)
         if not len(pool):
             raise DataError("The source of unlabelled has no samples.")
         raws["unlabelled"] = moved_apart(pool, "unlabelled")
     findings = tuple(dict.fromkeys(finding for raw in raws.values() for finding in raw.findings))
-    labels = {role: raw.labels for role, raw in raws.items() if role != "unlabelled"}
-    targets = asked.targets.number(labels, classes, raws["train"].label_names)
+    labels = {role: raw.labels for role, raw in raws.items() if not raw.blind}
+    targets = asked.targets.number(labels, classes, raws[next(iter(labels))].label_names)
     findings += targets.findings
     scale = scale_of(targets.of["train"]) if standardise_targets and asked.has_units else None
     if scale is None and asked.has_units:  # in standard units no difference is lost
         findings += merged_values(raws["train"].labels)
     contents, columns, remarks = _contents(raws)
-    remarks += _on_columns(raws["train"], contents["train"], targets.of["train"])
+    remarks += _on_columns(raws["train"], contents["train"], targets.of["train"]) if "train" in targets.of else ()
     splits = {
         role: make_samples(
             raw.ids,
@@ -152,6 +153,7 @@ def load(
             digests=contents[role].digests,
             names=raw.names,
             rows_of=raw.rows_of,
+            labelled=np.zeros(len(raw), dtype=bool) if raw.blind else None,
         )
         for role, raw in raws.items()
     }
@@ -174,7 +176,7 @@ def load(
         data = with_pool(
             replace(data, findings=data.findings + check_pool(data, splits["unlabelled"])), splits["unlabelled"]
         )
-    if num_labels is not None:
+    if num_labels is not None and not raws["train"].blind:
         data = hide_labels(data, num_labels, seed)
     return replace(data, findings=data.findings + told(data))
 
@@ -213,15 +215,21 @@ def channel_statistics(samples: Samples, limit: int = 10000) -> tuple[list[float
     return [float(value) for value in mean + start.reshape(-1)], [float(value) for value in std]
 
 
-def _read_all(sources: Mapping[str, Any], options: Options, on_bad: OnBad) -> dict[str, Raw]:
-    raws: dict[str, Raw] = {}
+def _read_all(sources: Mapping[str, Any], options: Options, on_bad: OnBad, *, blind: bool) -> dict[str, Raw]:
+    """Read every split that is given; with ``blind`` train need not have labels if no split is made from it."""
+    found: dict[str, Any] = {}
     for role, source in sources.items():
         if source is not None:
-            raws.update(read(source, role, options))
+            found.update(splits_of(source, role, options))
         elif role == "train":
             raise UsageError("data.train is missing.")
-    if "train" not in raws:
-        raise DataError(f"data.train gives the splits {', '.join(raws)}; expected 'train' among them.")
+    if "train" not in found:
+        raise DataError(f"data.train gives the splits {', '.join(found)}; expected 'train' among them.")
+    blind = blind and set(_ROLES) <= set(found)
+    raws = {
+        role: (read_unlabelled if blind and role == "train" else read)(source, role, options)
+        for role, source in found.items()
+    }
     for role, raw in raws.items():
         if not len(raw):
             raise DataError(f"The source of {role} has no samples.")

@@ -62,6 +62,7 @@ class Raw:
         bad: why a row cannot be used, by row number.
         findings: counted remarks of the reader.
         rows_of: what row numbers count the rows of.
+        blind: whether labels were not looked at, and those here say nothing.
 
     """
 
@@ -74,6 +75,7 @@ class Raw:
     bad: Mapping[int, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     rows_of: str | None = None
+    blind: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

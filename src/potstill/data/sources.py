@@ -60,20 +60,16 @@ class Options:
         return Form(self.image_size, self.channels, self.background or "white")
 
 
-def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
-    """Read one source; a dictionary of splits gives several.
+def splits_of(source: Any, role: str, options: Options) -> dict[str, Any]:
+    """Return the sources of the splits that a source gives, by role: a dictionary of splits gives several.
 
     Args:
         source: any of the accepted kinds.
         role: which split the source was given for.
         options: how to read it.
 
-    Returns:
-        Role to source. Rows without a usable label are marked bad.
-
     Raises:
-        UsageError: not a kind of source, or options that do not fit it.
-        DataError: the source cannot be read.
+        DataError: a dictionary of something else, or a function that fails.
 
     """
     if isinstance(source, str) and functions.is_function(source):
@@ -90,16 +86,17 @@ def read(source: Any, role: str, options: Options) -> dict[str, Raw]:
             raise DataError(f"{role}: a dictionary names a split twice: {sorted(map(str, source))}.")
         if role != "train":
             raise DataError(f"data.{role} returned several splits {sorted(map(str, source))}; give them as data.train.")
-        return {str(roles[key]): _read_one(value, str(roles[key]), options) for key, value in source.items()}
-    return {role: _read_one(source, role, options)}
+        return {str(roles[key]): value for key, value in source.items()}
+    return {role: source}
 
 
-def read_unlabelled(source: Any, options: Options) -> Raw:
+def read_unlabelled(source: Any, role: str, options: Options) -> Raw:
     """Read a source without looking at labels: a table need not have the target, and arrays are inputs alone.
 
     Args:
         source: any of the accepted kinds, or inputs alone, or ``{'inputs': ..., 'ids': ...}``. A folder has its images
-            in subfolders, whatever they are called.
+            at any depth.
+        role: which split it is for.
         options: how to read it.
 
     Raises:
@@ -107,7 +104,6 @@ def read_unlabelled(source: Any, options: Options) -> Raw:
         DataError: the source cannot be read.
 
     """
-    role = "unlabelled"
     if isinstance(source, str) and functions.is_function(source):
         source = functions.call(source, options.args or {}, options.base)
     path = Path(options.base) / Path(source).expanduser() if isinstance(source, str | Path) else None
@@ -123,16 +119,26 @@ def read_unlabelled(source: Any, options: Options) -> Raw:
             id_column=options.id_column,
             exclude=options.exclude,
         )
+    elif path is not None and path.is_dir():
+        _refuse_columns(options, f"the folder {source}")
+        raw = images.read_folder(path, options.form, classless=True)
     elif _is_array(source) or (isinstance(source, Mapping) and "inputs" in source):
         inputs, ids = (source, None) if _is_array(source) else (source["inputs"], source.get("ids"))
         raw = _arrays(inputs, np.zeros(len(inputs)), ids, role, options)
     else:
         raw = _read(source, role, options)
     rows_of = None if raw.own_ids else path.name if path is not None else f"data.{role}"
-    return replace(raw, labels=np.zeros(len(raw)), rows_of=rows_of)
+    return replace(raw, labels=np.zeros(len(raw)), rows_of=rows_of, blind=True)
 
 
-def _read_one(source: Any, role: str, options: Options) -> Raw:
+def read(source: Any, role: str, options: Options) -> Raw:
+    """Read the source of one split; rows without a usable label are marked bad.
+
+    Raises:
+        UsageError: not a kind of source, or options that do not fit it.
+        DataError: the source cannot be read.
+
+    """
     raw = _read(source, role, options)
     if options.encoding is not None and not _is_plain_text(source):
         raise UsageError(f"data.encoding is for CSV and JSONL files, not for data.{role}. Remove it.")

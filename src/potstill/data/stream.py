@@ -151,15 +151,15 @@ class Stream:
         return [high - low for low, high in pairwise(self._batch_bounds(batch_size))]
 
     def labelled_in_batch(self, batch_size: int) -> int:
-        """Return how many samples of a batch have a label: their share of all samples, and at least one.
+        """Return how many samples of a batch have a label: their share of all samples, and at least one of any.
 
         Raises:
             UsageError: a batch of one sample, which cannot hold one with and one without a label.
 
         """
         known, count = self.samples.num_labelled, len(self.samples)
-        if known == count:
-            return batch_size
+        if known in (0, count):
+            return batch_size if known else 0
         if batch_size < 2:
             raise UsageError("training.batch_size: 1 cannot hold samples with and without a label. Use 2 or more.")
         return min(max(1, round(batch_size * known / count)), batch_size - 1)
@@ -169,7 +169,7 @@ class Stream:
             return [number * batch_size for number in range(self.batches + 1)]
         known = self.samples.num_labelled
         unknown = len(self.samples) - known
-        if not unknown:
+        if not unknown or not known:
             return _bounds(len(self.samples), batch_size, join_last=True)
         few = self.labelled_in_batch(batch_size)
         batches = -(-unknown // (batch_size - few))
@@ -180,7 +180,7 @@ class Stream:
     def _shuffled(self, number: int, batch_size: int, seed: int) -> tuple[Ints, Ints]:
         """Return the rows of an epoch, batch after batch, and which pass over its samples each is of."""
         count, known = len(self.samples), self.samples.num_labelled
-        if self.batches is None and self.kept is None and known == count:
+        if self.batches is None and self.kept is None and known in (0, count):
             return random.permutation(count, seed, number), np.full(count, number, dtype=np.int64)
         bounds, few = self._batch_bounds(batch_size), self.labelled_in_batch(batch_size)
         first = np.arange(bounds[-1]) % batch_size < few

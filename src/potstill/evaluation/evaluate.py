@@ -15,7 +15,15 @@ import numpy as np
 from potstill.core.errors import PotstillError, PotstillWarning, UsageError
 from potstill.evaluation.intervals import interval, spare
 from potstill.evaluation.result import EvaluationResult, ModelScores, Size
-from potstill.evaluation.verdict import Difference, Limit, Verdict, exported_confidence, judge, weak_teacher
+from potstill.evaluation.verdict import (
+    Difference,
+    Limit,
+    Verdict,
+    baseline_of,
+    exported_confidence,
+    judge,
+    weak_teacher,
+)
 from potstill.tasks import TaskName, metrics, task_of
 from potstill.tasks.arrays import Array, Floats, Ints
 from potstill.tasks.base import Apart, Measure
@@ -36,9 +44,9 @@ def evaluate(
     task: TaskName,
     targets: Array,
     teacher: Array | None,
-    alone: Mapping[int, Array],
     distilled: Mapping[int, Array],
     sizes: Mapping[str, Size],
+    alone: Mapping[int, Array] | None = None,
     pseudo: Mapping[int, Array] | None = None,
     classes: Sequence[str] = (),
     ids: Array | None = None,
@@ -60,11 +68,11 @@ def evaluate(
         task: classification or regression.
         targets: (n,) class numbers, or (n,) or (n, k) values.
         teacher: (n, c) logits or (n, k) values of the teacher; None where there was no separate one.
-        alone: seed -> (n, c) outputs of the student trained alone.
-        distilled: seed -> (n, c) outputs of the distilled student; the same seeds as ``alone``.
+        distilled: seed -> (n, c) outputs of the distilled student.
         sizes: ``"teacher"``, ``"alone"``, ``"distilled"`` -> what each costs.
+        alone: seed -> (n, c) outputs of the student trained alone, of the same seeds; None where there are no labels.
         pseudo: seed -> (n, c) outputs of the student that learned the teacher's likeliest classes where labels are few;
-            the same seeds. The distilled student is compared with it too.
+            the same seeds. The distilled student is compared with it too, or only with it where none is trained alone.
         classes: class names; empty for regression.
         ids: (n,) ids of the test examples; their row numbers when absent.
         names: n names of the test examples, for example file paths.
@@ -94,7 +102,12 @@ def evaluate(
         )
         python_warnings.warn(text, PotstillWarning, stacklevel=2)
     others = others or {}
-    students = {"alone": alone, **({} if pseudo is None else {"pseudo": pseudo}), "distilled": distilled}
+    trained = {"alone": alone, "pseudo": pseudo, "distilled": distilled}
+    students = {kind: each for kind, each in trained.items() if each is not None}
+    if len(students) < 2:
+        raise UsageError(
+            "A distilled student is compared with another: pass alone, or pseudo where there are no labels."
+        )
     _check(task, targets, teacher, students, others, sizes, classes)
     seeds = tuple(distilled)
     outputs: dict[str, list[Array]] = {
@@ -227,7 +240,7 @@ def _about_teacher(
     return weak_teacher(
         headline,
         {name: scores.metrics for name, scores in models.items()},
-        differences["teacher-alone"][headline],
+        differences[f"teacher-{baseline_of(models)}"][headline],
         balanced=teacher.intervals.get("balanced_accuracy"),
         r2=teacher.intervals.get("r2"),
         num_classes=len(np.unique(targets)),
@@ -296,7 +309,7 @@ def _compare(
     scored: dict[str, dict[str, Scored]] = {name: {} for name in outputs}
     differences: dict[str, dict[str, Difference]] = {}
     pairs = [("distilled", "alone"), ("distilled", "pseudo"), ("pseudo", "alone")]
-    pairs += [("distilled", "teacher"), ("teacher", "alone")]
+    pairs += [("distilled", "teacher"), ("teacher", baseline_of(outputs))]
     # The headline comes first: it says which of the further models is the best one.
     for name in sorted(tables, key=lambda name: name != headline):
         kind, values = about(name), {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ that distillation did not help."""
 
 NARROWER = 0.85
 """Twice the seeds, or twice the test examples, are advised where they would leave at most this share of the width."""
+
+RIVALS = {"alone": "trained alone", "pseudo": "trained on the teacher's labels"}
+"""What the distilled student is compared with: the same student, trained otherwise."""
 
 COLUMNS_NAMED = 3
 
@@ -118,6 +121,11 @@ class Verdict:
         )
 
 
+def baseline_of(models: Iterable[str]) -> str:
+    """Return which student the distilled one is compared with: ``pseudo`` where there is no label to train alone on."""
+    return "alone" if "alone" in models else "pseudo"
+
+
 def judge(
     *,
     metric: str,
@@ -147,12 +155,18 @@ def judge(
         warnings: what makes the numbers worth less.
 
     """
-    gain = _gain_of(metric, differences["distilled-alone"][metric])
-    worth = NEGLIGIBLE if about(metric).rate or metric == "r2" else NEGLIGIBLE * abs(scores["alone"][metric])
+    base = baseline_of(scores)
+    rival, pair_of_students = RIVALS[base], f"distilled-{base}"
+    gain = _gain_of(metric, differences[pair_of_students][metric])
+    worth = NEGLIGIBLE if about(metric).rate or metric == "r2" else NEGLIGIBLE * abs(scores[base][metric])
     helped = _helped(gain, worth)
-    sentences = [_gain(metric, gain, worth, num_seeds)]
+    sentences = [_gain(metric, gain, worth, num_seeds, rival)]
     enough = ""
-    if "distilled-pseudo" in differences:
+    if base == "pseudo" and helped == "no":
+        enough = (
+            "The teacher's labels are better than its answers." if gain.high < 0 else "The teacher's labels are enough."
+        )
+    elif "distilled-pseudo" in differences and base == "alone":
         soft, hard = (_gain_of(metric, differences[pair][metric]) for pair in ("distilled-pseudo", "pseudo-alone"))
         sentences.append(_over_labels(metric, soft, hard, worth, num_seeds))
         enough = _labels_are_enough(soft, hard, worth)
@@ -167,12 +181,12 @@ def judge(
         for pair, found in differences.items()
         if pair.startswith("teacher-teacher ")
     ]
-    calibration = differences["distilled-alone"].get("ece")
+    calibration = differences[pair_of_students].get("ece")
     if calibration is not None and calibration.clear and metric != "ece":
         way = "less well" if calibration.low > 0 else "better"
         sentences.append(
-            f"Its confidence is {way} calibrated than that of the student trained alone: calibration error "
-            f"{scores['distilled']['ece']:.3f} against {scores['alone']['ece']:.3f}."
+            f"Its confidence is {way} calibrated than that of the student {rival}: calibration error "
+            f"{scores['distilled']['ece']:.3f} against {scores[base]['ece']:.3f}."
         )
     if num_seeds < SEEDS_FOR_A_CLAIM:
         sentences.append(
@@ -184,7 +198,7 @@ def judge(
         f"All numbers are from the {counted(num_examples, 'example')} of the test split, read once; "
         "checkpoints were chosen on the validation split."
     )
-    headline = " ".join(filter(None, [_headline(metric, helped, gain, num_seeds), enough, *_budget(limits)]))
+    headline = " ".join(filter(None, [_headline(metric, helped, gain, num_seeds, rival), enough, *_budget(limits)]))
     met = [limit.met for limit in limits]
     fits = False if False in met else None if None in met or not met else True
     return Verdict(headline, tuple(sentences), helped, fits, tuple(warnings))
@@ -240,26 +254,26 @@ def _merged(metric: str, member: str, difference: Difference) -> str:
     )
 
 
-def _headline(metric: str, helped: Helped, gain: Difference, num_seeds: int) -> str:
+def _headline(metric: str, helped: Helped, gain: Difference, num_seeds: int, rival: str) -> str:
     size = _amount(metric, gain)
     most = _unit(metric, change(metric, gain.value, gain.low, max(gain.high, 0.0))[2])
     if num_seeds < SEEDS_FOR_A_CLAIM:
         if helped == "yes":
-            return f"This distilled student is {size} better than this one trained alone."
+            return f"This distilled student is {size} better than this one {rival}."
         if gain.high < 0:
-            return f"This distilled student is {size} worse than this one trained alone."
+            return f"This distilled student is {size} worse than this one {rival}."
         if helped == "no":
-            return f"This distilled student is at most {most} better than this one trained alone."
+            return f"This distilled student is at most {most} better than this one {rival}."
         if gain.low > 0:
-            return f"This distilled student is {size} better than this one trained alone, perhaps too little to matter."
-        return "Not enough test examples to tell this distilled student from this one trained alone."
+            return f"This distilled student is {size} better than this one {rival}, perhaps too little to matter."
+        return f"Not enough test examples to tell this distilled student from this one {rival}."
     if helped == "yes":
         more = "more" if about(metric).higher_is_better else "better"
-        return f"Distillation helped: {size} {more} than the same student trained alone."
+        return f"Distillation helped: {size} {more} than the same student {rival}."
     if gain.high < 0:
-        return f"Distillation did not help: the student is {size} worse than the same student trained alone."
+        return f"Distillation did not help: the student is {size} worse than the same student {rival}."
     if helped == "no":
-        return f"Distillation did not help: the gain over the same student trained alone is at most {most}."
+        return f"Distillation did not help: the gain over the same student {rival} is at most {most}."
     if gain.low > 0:
         return f"Distillation gained {size}, perhaps too little to matter."
     return "Not enough data to tell whether distillation helped."
@@ -274,22 +288,22 @@ def _budget(limits: Sequence[Limit]) -> list[str]:
     return ["It fits the budget."] if limits else []
 
 
-def _gain(metric: str, gain: Difference, worth: float, num_seeds: int) -> str:
+def _gain(metric: str, gain: Difference, worth: float, num_seeds: int, rival: str) -> str:
     size = _amount(metric, gain)
     behind = f"(95 % interval {_interval(metric, gain)}, {counted(num_seeds, 'seed')})"
     if gain.clear:
         better = gain.value > 0
         if about(metric).higher_is_better:
             verb, over = ("gains", "over") if better else ("loses", "against")
-            text = f"The distilled student {verb} {size} {over} the same student trained alone {behind}"
+            text = f"The distilled student {verb} {size} {over} the same student {rival} {behind}"
         else:
             word = "better" if better else "worse"
-            text = f"The distilled student is {size} {word} than the same student trained alone {behind}"
+            text = f"The distilled student is {size} {word} than the same student {rival} {behind}"
         least = _amount(metric, Difference(worth, worth, worth))
         small = f"; a gain below {least} is not worth having" if better and gain.value < worth else ""
         return f"{text}{small}. {_meaning(num_seeds)}"
     size = _amount(metric, gain, sign=True)
-    text = f"The distilled student differs by {size} from the same student trained alone {behind}"
+    text = f"The distilled student differs by {size} from the same student {rival} {behind}"
     if gain.high < worth:
         return f"{text}: no gain worth having is left in that interval. {_meaning(num_seeds)}"
     return f"{text}: that may be chance. {_meaning(num_seeds)}{_advice(gain)}"
@@ -317,7 +331,7 @@ def _advice(gain: Difference) -> str:
 def weak_teacher(
     metric: str,
     scores: Mapping[str, Mapping[str, float]],
-    to_alone: Difference,
+    to_student: Difference,
     *,
     balanced: tuple[float, float] | None,
     r2: tuple[float, float] | None,
@@ -328,19 +342,19 @@ def weak_teacher(
     Args:
         metric: the headline metric.
         scores: as in `judge`, with a teacher.
-        to_alone: the metric's difference teacher - alone.
+        to_student: the metric's difference from the student that the distilled one is compared with.
         balanced: the interval of the teacher's balanced accuracy; None for regression.
         r2: the interval of the teacher's R2; None for classification.
         num_classes: classes that the test split has examples of.
 
     """
-    found, called = [], word(metric)
-    gain = _gain_of(metric, to_alone)
+    found, called, base = [], word(metric), baseline_of(scores)
+    gain = _gain_of(metric, to_student)
     if gain.value < 0:
         sure = "" if gain.clear else ", though that may be chance"
-        numbers = f"{_level(metric, scores['teacher'][metric])} against {_level(metric, scores['alone'][metric])}"
+        numbers = f"{_level(metric, scores['teacher'][metric])} against {_level(metric, scores[base][metric])}"
         found.append(
-            f"The teacher is worse than the student trained alone ({called} {numbers}{sure}): "
+            f"The teacher is worse than the student {RIVALS[base]} ({called} {numbers}{sure}): "
             "a student that copies it perfectly loses by it."
         )
     if balanced is not None and balanced[0] <= 1 / max(num_classes, 1):

@@ -43,10 +43,14 @@ def seeds(job: Job) -> tuple[int, ...]:
 
 
 def kinds(job: Job) -> tuple[Kind, ...]:
-    """Return the students of each seed; ``pseudo`` where samples have no label and the teacher gives classes."""
+    """Return the students of each seed.
+
+    ``pseudo`` where samples have no label and the teacher gives classes, ``alone`` where any has one.
+    """
     train, signals = job.data.train, job.objective.teacher_signals
     answered = train.labelled is not None and job.has_teacher and job.comparable and "logits" in signals
-    return tuple(kind for kind in KINDS if kind != "pseudo" or answered)
+    left_out = {"pseudo": not answered, "alone": not train.num_labelled}
+    return tuple(kind for kind in KINDS if not left_out.get(kind))
 
 
 def teachers_of(job: Job) -> list[int]:

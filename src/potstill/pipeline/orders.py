@@ -181,11 +181,14 @@ def _learns(job: Job, settings: Training, kind: Kind) -> str:
     if train.labelled is None:
         return "with the teacher" if kind == "distilled" else "labels only"
     few, unknown = train.num_labelled, len(train) - train.num_labelled
+    if kind == "distilled" and not few:
+        return "with the teacher, no labels"
     if kind == "distilled":
         share = f"{job.stream(job.data).labelled_in_batch(settings.batch_size)} of {settings.batch_size} in a batch"
         return f"with the teacher, {few:,} labels ({share})"
     again = f"{few:,} labels only, as many steps"
-    return again if kind == "alone" else f"{few:,} labels and the teacher's for {unknown:,} samples"
+    own = f"{few:,} labels and " if few else ""
+    return again if kind == "alone" else f"{own}the teacher's for {unknown:,} samples"
 
 
 def _proof(made: Making) -> list[Stage]:

@@ -5,6 +5,8 @@ Shape legend: n samples, c classes.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from potstill.core.files import atomic_path, read_json, write_json
 from potstill.data import Stream
 from potstill.data.samples import make_samples
 from potstill.pipeline.build import Job
-from potstill.pipeline.student import Kind
+from potstill.pipeline.student import KINDS, Kind
 from potstill.teachers import Model
 
 FILE, FACTS = "pool.npz", "pool.json"
@@ -50,7 +52,8 @@ def write_pool(job: Job, teacher: Model, held: NDArray[Any] | None, out: Path) -
             f"data.min_confidence: {least:g} leaves nothing of the samples without a label: the teacher is at most "
             f"{sure[pool].max():.3f} sure of them. Lower it."
         )
-    shares = [np.bincount(part, minlength=count) / len(part) for part in (classes[pool], train.targets[~pool])]
+    known = train.with_labels() if train.num_labelled else job.data.validation
+    shares = [np.bincount(part, minlength=count) / len(part) for part in (classes[pool], known.targets)]
     facts = {
         "samples": int(pool.sum()),
         "labels": train.num_labelled,
@@ -111,6 +114,16 @@ def lesson(job: Job, kind: Kind, out: Path, batch_size: int) -> Job:
         train.ids, targets, train.fetch, digests=train.digests, names=train.names, rows_of=train.rows_of
     )
     return replace(job, data=replace(job.data, train=full, every_label=None), batches=batches, kept=kept)
+
+
+def clear_other_students(out: Path, kinds: Collection[Kind]) -> None:
+    """Remove the students that an earlier recipe had in the same run folder, and what the teacher said for them."""
+    for kind in KINDS:
+        for folder in out.glob(f"seeds/*/{kind}") if kind not in kinds else ():
+            shutil.rmtree(folder)
+    if "pseudo" not in kinds:
+        for name in (FILE, FACTS):
+            (out / name).unlink(missing_ok=True)
 
 
 def in_words(out: Path) -> list[str]:

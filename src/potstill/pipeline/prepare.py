@@ -13,7 +13,7 @@ from potstill.pipeline.build import Given, Job, build_job, example_batch
 from potstill.pipeline.chain import check_chain
 from potstill.pipeline.features import features_of
 from potstill.pipeline.folder import RunFolder
-from potstill.pipeline.keys import kinds
+from potstill.pipeline.keys import kinds, teachers_of
 from potstill.pipeline.makers import located
 from potstill.pipeline.making import Making
 from potstill.pipeline.orders import teachers
@@ -42,12 +42,23 @@ def prepare(recipe: schema.Recipe, *, out: Path, base: Path, given: Given | None
     layer = recipe.student.on_features
     job = build_job(recipe, base=base, given=given) if layer is None else _on_features(recipe, layer, out, base, given)
     check_chain(job)
-    if recipe.data.min_confidence is not None and "pseudo" not in kinds(job):
-        raise UsageError(
-            "data.min_confidence needs a teacher that finds the classes of the data beforehand, and an objective that "
-            "reads its logits. Drop it."
-        )
+    _check_few_labels(job)
     return job
+
+
+def _check_few_labels(job: Job) -> None:
+    """Refuse what nobody can answer, or compare with, where students see few labels or none."""
+    written, none_seen = job.recipe.data, not job.data.train.num_labelled
+    if "pseudo" not in kinds(job) and (written.min_confidence is not None or none_seen):
+        key = "data.min_confidence" if written.min_confidence is not None else "data.labels: 0"
+        raise UsageError(
+            f"{key} needs a teacher that finds the classes of the data beforehand, and an objective that reads its "
+            "logits."
+        )
+    if none_seen and not job.data.for_teacher().train.num_labelled and teachers_of(job):
+        raise UsageError(
+            "The teacher is to be trained here, and train has no label. Give a teacher that comes with its weights."
+        )
 
 
 def _on_features(recipe: schema.Recipe, layer: str, out: Path, base: Path, given: Given) -> Job:

@@ -169,13 +169,14 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
     with np.load(out / "predictions.npz") as saved:
         found = {name: saved[name] for name in saved.files}
     numbers = [int(seed) for seed in found["seeds"]]
+    students = {kind: dict(zip(numbers, found[kind], strict=True)) for kind in KINDS if kind in found}
     result = evaluate(
         task=recipe.task,
         targets=found["targets"],
         teacher=found.get("teacher"),
-        alone=dict(zip(numbers, found["alone"], strict=True)),
-        distilled=dict(zip(numbers, found["distilled"], strict=True)),
-        pseudo=dict(zip(numbers, found["pseudo"], strict=True)) if "pseudo" in found else None,
+        alone=students.get("alone"),
+        pseudo=students.get("pseudo"),
+        distilled=students["distilled"],
         sizes=sizes,
         classes=recipe.data.classes or (),
         ids=found["ids"],

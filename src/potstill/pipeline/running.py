@@ -18,8 +18,10 @@ from potstill.pipeline import back, exporting
 from potstill.pipeline.build import Given, Job
 from potstill.pipeline.facts import describe_data, describe_machine
 from potstill.pipeline.folder import RunFolder, now, package_versions
+from potstill.pipeline.keys import kinds
 from potstill.pipeline.making import Making, answers_of
 from potstill.pipeline.orders import after_teachers, features_job, teachers
+from potstill.pipeline.pool import clear_other_students
 from potstill.pipeline.prepare import prepare
 from potstill.pipeline.processes import on_main, start
 from potstill.pipeline.racing import clear_others, tried_rates
@@ -145,6 +147,7 @@ def run(
         seen = survey(folder, [*first, *then], made.results)
         announce(folder, seen)
         clear_others(out, [stage.name for stage in (*features_job(made), *first, *then)])
+        clear_other_students(out, kinds(job))
         begin(job, folder, command)
         tell(try_student(job, folder), folder=out)
         _run_stages(made, (first, then), StageRunner(folder, accelerator, made.results, seen))

@@ -64,7 +64,7 @@ class DataSection(Section):
         True, description="regression: learn each target in units of its mean and standard deviation over train"
     )
     labels: int | None = Field(
-        None, ge=1, description="how many labels of train students see; the other samples they learn from the teacher"
+        None, ge=0, description="how many labels of train students see; the other samples they learn from the teacher"
     )
     unlabelled: str | None = Field(
         None, description="as train: further samples that only the teacher answers; their labels are not read"

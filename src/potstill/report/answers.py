@@ -11,11 +11,12 @@ import numpy as np
 from potstill.core.text import counted
 from potstill.evaluation import EvaluationResult
 from potstill.evaluation.evaluate import DISAGREEMENTS
+from potstill.evaluation.verdict import RIVALS, baseline_of
 from potstill.report import numbers
 from potstill.report.charts import answer_rows, confusion_cells, reliability_lines, score_rows
 from potstill.report.figures import Figure, draw
 from potstill.report.files import RunFiles
-from potstill.report.numbers import MODEL_NAMES, MODELS
+from potstill.report.numbers import MODEL_NAMES, MODELS, short_name
 from potstill.report.pictures import data_uri, is_pictures
 from potstill.tasks import task_of
 
@@ -144,9 +145,10 @@ def calibration(evaluation: EvaluationResult) -> list[Figure]:
 def confusion(evaluation: EvaluationResult) -> Confusion | None:
     """Return how distillation changed the confused classes, or None where that was not measured."""
     tables = {name: np.asarray(evaluation.confusion[name], float) for name in MODELS if name in evaluation.confusion}
-    if "alone" not in tables or "distilled" not in tables:
+    base = baseline_of(tables)
+    if base not in tables or "distilled" not in tables:
         return None
-    change = tables["distilled"] - tables["alone"]
+    change = tables["distilled"] - tables[base]
     weight = np.abs(change).sum(0) + np.abs(change).sum(1)
     chosen = np.sort(np.argsort(-weight, kind="stable")[:MOST_CLASSES])
     names = unique_names(evaluation.classes)
@@ -157,7 +159,7 @@ def confusion(evaluation: EvaluationResult) -> Confusion | None:
             "predicted": names[j],
             "change": float(change[i, j]),
             "strength": abs(float(change[i, j])) / largest,
-            "model": "distilled" if change[i, j] > 0 else "alone",
+            "model": "distilled" if change[i, j] > 0 else base,
             "text": _signed(float(change[i, j])) if abs(change[i, j]) >= 0.15 * largest else "",
         }
         for i in chosen
@@ -167,9 +169,9 @@ def confusion(evaluation: EvaluationResult) -> Confusion | None:
     gained = float(np.trace(change))
     figure = draw(
         "confusion",
-        "Distilled minus alone, in test samples",
+        f"Distilled minus {short_name(base)}, in test samples",
         f"Each cell says how much more (+) or less ({numbers.MINUS}) often the distilled student gives that answer "
-        "than the student alone, rounded. Gains on the diagonal and losses beside it are good.",
+        f"than the student {RIVALS[base]}, rounded. Gains on the diagonal and losses beside it are good.",
         f"Change of the confusion matrix: {_signed(gained) or '0'} right answers in all.",
         lambda: confusion_cells(records, order, numbers=len(order) <= NUMBERED_CLASSES),
         height=min(520, 110 + 30 * len(order)),
@@ -192,7 +194,7 @@ def _signed(value: float) -> str:
 
 def _mistakes(tables: dict[str, np.ndarray[Any, Any]], classes: Sequence[str]) -> list[Mistake]:
     """Return the student's most frequent mistakes, alone and distilled taken together."""
-    both = tables["alone"] + tables["distilled"]
+    both = tables[baseline_of(tables)] + tables["distilled"]
     np.fill_diagonal(both, 0)
     order = np.argsort(-both, axis=None, kind="stable")[:8]
     pairs = [divmod(int(flat), both.shape[1]) for flat in order]

@@ -241,7 +241,7 @@ def confusion_cells(records: Records, classes: Sequence[str], *, numbers: bool) 
             y=y,
             fill=alt.Color(
                 "model:N",
-                scale=alt.Scale(domain=["alone", "distilled"], range=["var(--alone)", "var(--distilled)"]),
+                scale=alt.Scale(domain=list(MODELS), range=[f"var(--{model})" for model in MODELS]),
                 legend=None,
             ),
             fillOpacity=alt.FillOpacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.5]), legend=None),

@@ -8,10 +8,11 @@ from typing import Any
 
 from potstill.evaluation import EvaluationResult, Limit, ModelScores
 from potstill.evaluation.result import ONNX_RUNTIME
-from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, told_apart
+from potstill.evaluation.verdict import SEEDS_FOR_A_CLAIM, baseline_of, told_apart
 from potstill.export import recommended
 from potstill.report import numbers
 from potstill.report.files import RunFiles
+from potstill.report.numbers import short_name
 from potstill.tasks import headline
 
 ANSWERS = {"yes": "Distillation helped", "no": "Distillation did not help", "unclear": "Not clear that it helped"}
@@ -55,11 +56,11 @@ class BudgetRow:
 def steps(evaluation: EvaluationResult) -> list[Step]:
     """Return the headline score of student alone, student distilled and teacher, in that order."""
     metric = evaluation.headline_metric
-    names = [name for name in ("alone", "distilled", "teacher") if name in evaluation.models]
+    names = [name for name in (baseline_of(evaluation.models), "distilled", "teacher") if name in evaluation.models]
     return [
         Step(
             name,
-            {"alone": "alone", "distilled": "distilled", "teacher": "teacher"}[name],
+            short_name(name),
             numbers.score(metric, evaluation.models[name].metrics.get(metric)),
         )
         for name in names

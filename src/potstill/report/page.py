@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.core.files import write_text
 from potstill.core.optional import require
+from potstill.evaluation.verdict import baseline_of
 from potstill.report import numbers
 from potstill.report.answers import calibration, confusion, disagreements
 from potstill.report.files import RunFiles, read_run
@@ -119,4 +120,6 @@ def content(files: RunFiles) -> dict[str, Any]:
         "again": again(files),
         "recipe": files.recipe_text,
         "model_name": numbers.model_name,
+        "short_name": numbers.short_name,
+        "baseline": "alone" if evaluation is None else baseline_of(evaluation.models),
     }

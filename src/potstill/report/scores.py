@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.evaluation import Difference, EvaluationResult, ModelScores
 from potstill.evaluation.result import ONNX_RUNTIME
+from potstill.evaluation.verdict import baseline_of
 from potstill.report import numbers
 from potstill.report.charts import cost_scatter, difference_rows, score_rows
 from potstill.report.figures import Figure, draw
@@ -61,7 +62,7 @@ def others(evaluation: EvaluationResult) -> list[ModelScores]:
 def score_table(files: RunFiles, evaluation: EvaluationResult) -> ScoreTable:
     """Return the table of the models: metrics with intervals, then what each model costs."""
     models = present(evaluation)[::-1]  # the student first: a phone shows two columns
-    differences = evaluation.differences.get("distilled-alone", {})
+    differences = evaluation.differences.get(f"distilled-{baseline_of(evaluation.models)}", {})
     columns = [one.name for one in models]
     at = columns.index("distilled") + 1
     columns[at:at] = ["change"] if differences else []
@@ -183,7 +184,7 @@ def score_figures(evaluation: EvaluationResult) -> list[Figure]:
     labels |= {
         pair: f"Teacher against {pair.removeprefix('teacher-')}"
         for pair in evaluation.differences
-        if pair.startswith("teacher-") and pair != "teacher-alone"
+        if pair.startswith("teacher-") and pair not in ("teacher-alone", "teacher-pseudo")
     }
     changes = [
         _row(

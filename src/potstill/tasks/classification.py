@@ -35,13 +35,16 @@ def _check(targets: Mapping[str, Array], classes: Sequence[str], _: TargetScale 
     if outside:
         raise DataError(f"{outside[0]}: targets are outside 0 to {number - 1}, the numbers of the classes.")
     counts = {name: np.bincount(values, minlength=number) for name, values in targets.items()}
-    present = np.flatnonzero(counts["train"])
+    first = next(iter(counts))
+    present = np.flatnonzero(counts[first])
     if len(present) < 2:
         raise DataError(
-            f"train has one class only, '{classes[present[0]]}': there is nothing to learn. "
+            f"{first} has one class only, '{classes[present[0]]}': there is nothing to learn. "
             "Check data.target, or give samples of other classes."
         )
-    findings = []
+    findings: list[Finding] = []
+    if "train" not in counts:
+        return findings
     absent = np.flatnonzero(counts["train"] == 0)
     if len(absent):
         held = int((counts["validation"] + counts["test"])[absent].sum())

@@ -46,7 +46,7 @@ def number(
     """Number the labels of all splits by one list of classes.
 
     Args:
-        labels: role to (n,) texts; ``"train"`` is among them.
+        labels: role to (n,) texts; the first has all classes: ``"train"`` where that has labels.
         classes: the names given by the user, in the teacher's order. Whole-number labels that are not among the
             names are taken as positions in this list, unless the names are numbers or truth values themselves.
         label_names: the names given by the source, in its order.
@@ -58,7 +58,7 @@ def number(
         DataError: labels that are not among the classes.
 
     """
-    found = {role: named(array) for role, array in labels.items()}
+    found, first = {role: named(array) for role, array in labels.items()}, next(iter(labels))
     if classes is not None and len(set(classes)) != len(classes):
         raise DataError(f"data.classes lists a name twice: {_listed(classes)}.")
     if classes is not None and _name_by_position(found, classes):
@@ -68,8 +68,8 @@ def number(
         }
         return tuple(classes), by_position, ()
     if classes is None and label_names is None:
-        _refuse_fractions(found["train"][0])
-    order = tuple(classes or label_names or found["train"][0])
+        _refuse_fractions(found[first][0])
+    order = tuple(classes or label_names or found[first][0])
     place = {name: index for index, name in enumerate(order)}
     for role, (names, codes, _) in found.items():
         unknown = [name for name in names if name not in place]
@@ -82,11 +82,12 @@ def number(
                 f"Given: {_listed(classes)}. Found: {_listed(names)}."
             )
         raise DataError(
-            f"{role}: {count} samples are of classes that train does not have: {_listed(unknown)}. Classes of train: "
-            f"{_listed(order)}. Put samples of them into train, or list all classes in data.classes if it is intended."
+            f"{role}: {count} samples are of classes that {first} does not have: {_listed(unknown)}. Classes of "
+            f"{first}: {_listed(order)}. Put samples of them into {first}, or list all classes in data.classes if it "
+            "is intended."
         )
     findings = _alike(order)
-    if classes is None and label_names is None and found["train"][2] and order != tuple(map(str, range(len(order)))):
+    if classes is None and label_names is None and found[first][2] and order != tuple(map(str, range(len(order)))):
         text = (
             f"labels are the numbers {_listed(order)}; they become classes 0 to {len(order) - 1} in this order. "
             "List data.classes if the teacher numbers them differently."
