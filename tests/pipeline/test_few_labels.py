@@ -134,6 +134,36 @@ def test_the_plan_says_what_each_student_learns_from(tmp_path: Path) -> None:
     assert does["student distilled, seed 0"] == "train for 3 epochs, with the teacher, 40 labels (2 of 64 in a batch)"
 
 
+def test_trees_have_no_batches_to_share_and_learn_from_what_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm")
+    random = np.random.default_rng(0)
+    inputs, pool = (random.normal(size=(count, 2)).astype(np.float32) for count in (60, 200))
+    table = [*inputs, *pool]
+    (tmp_path / "train.csv").write_text(
+        "a,b,label\n" + "\n".join(f"{a},{b},{int(a + b > 0)}" for a, b in table[:60]), encoding="utf-8"
+    )
+    (tmp_path / "pool.csv").write_text("a,b\n" + "\n".join(f"{a},{b}" for a, b in table[60:]), encoding="utf-8")
+    recipe = Recipe.model_validate(
+        {
+            "task": "classification",
+            "data": {"train": "train.csv", "unlabelled": "pool.csv", "min_confidence": 0.9},
+            "teacher": {"model": "mlp", "train": {"epochs": 60, "optimizer": "sgd", "learning_rate": 0.1}},
+            "student": {"model": "lightgbm", "args": {"rounds": 3, "num_leaves": 3}},
+            "export": {"formats": []},
+            "evaluation": {"latency": False},
+        }
+    )
+    out = tmp_path / "run"
+    does = {stage.name: stage.what for stage in plan(recipe, out=out, base=tmp_path).stages}
+    assert does["student alone, seed 0"].endswith(", 42 labels only")
+    assert does["student distilled, seed 0"].endswith(", with the teacher, 42 labels")
+    run(recipe, out=out, base=tmp_path)
+    kept = read_json(out / "pool.json")["kept"]
+    learned = lesson(prepare(recipe, out=out, base=tmp_path), "distilled", out, 64)
+    assert 0 < kept < 200
+    assert len(learned.stream(learned.data).every()) == 42 + kept
+
+
 @pytest.mark.parametrize("labels", [None, 10])
 def test_a_pool_in_memory_and_a_finished_teacher(tmp_path: Path, labels: int | None) -> None:
     random = np.random.default_rng(0)

@@ -181,14 +181,13 @@ def _learns(job: Job, settings: Training, kind: Kind) -> str:
     if train.labelled is None:
         return "with the teacher" if kind == "distilled" else "labels only"
     few, unknown = train.num_labelled, len(train) - train.num_labelled
-    if kind == "distilled" and not few:
-        return "with the teacher, no labels"
-    if kind == "distilled":
-        share = f"{job.stream(job.data).labelled_in_batch(settings.batch_size)} of {settings.batch_size} in a batch"
-        return f"with the teacher, {few:,} labels ({share})"
-    again = f"{few:,} labels only, as many steps"
-    own = f"{few:,} labels and " if few else ""
-    return again if kind == "alone" else f"{own}the teacher's for {unknown:,} samples"
+    in_batches = learner_of(job.student.fresh(job.recipe.seed, "alone")).has_rates
+    if kind == "alone":
+        return f"{few:,} labels only{', as many steps' if in_batches else ''}"
+    if kind == "pseudo":
+        return f"{f'{few:,} labels and ' if few else ''}the teacher's for {unknown:,} samples"
+    share = f"{job.stream(job.data).labelled_in_batch(settings.batch_size)} of {settings.batch_size} in a batch"
+    return f"with the teacher, {few:,} labels{f' ({share})' if few and in_batches else ''}"
 
 
 def _proof(made: Making) -> list[Stage]:
