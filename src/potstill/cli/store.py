@@ -327,7 +327,7 @@ def _codec(text: str) -> Codec:
     from potstill.store import codecs
 
     if not text.lstrip().startswith("{"):
-        return codecs.Full(text)  # type: ignore[arg-type]  # refuses what it does not know
+        return codecs.numbers(text)  # type: ignore[arg-type]  # refuses what it does not know
     try:
         value = json_format.loads(text)
     except ValueError as error:

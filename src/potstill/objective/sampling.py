@@ -28,7 +28,7 @@ def biased_terms(objective: Objective, sampled: Collection[str]) -> list[str]:
         if reason:
             found.append(
                 f"Term {term.name} reads sampled probabilities, and {reason}, so its gradient is biased. Use "
-                "forward_kl or soft_cross_entropy at temperature 1, or a codec that does not sample: full or top_k."
+                "forward_kl or soft_cross_entropy at temperature 1, or a codec that does not sample."
             )
     return found
 

@@ -39,7 +39,7 @@ from potstill.pipeline.warnings import begin_telling, tell, warnings_of
 from potstill.recipe.hash import recipe_hash
 from potstill.recipe.schema import Recipe
 from potstill.store import Place, Store, open_store
-from potstill.store.codecs import Codec, Full, ThresholdSampling, TopK
+from potstill.store.codecs import Codec, Dtype, alternatives, numbers
 from potstill.store.fidelity import Kept, compare, keep
 from potstill.store.size import bytes_on_disk
 from potstill.teachers import StoredTeacher, Teacher
@@ -227,7 +227,7 @@ def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float |
         rate=None if not seconds else manifest.num_rows / seconds,
         fidelity=_fidelity(job, teacher, store),
         kept=what_is_kept(manifest),
-        sampled=codec.samples,
+        sampled=codec.facts.samples,
     )
     seen = True if job.teacher.train is not None else None
     names = [train.called(row) for row in range(len(train))]
@@ -306,10 +306,8 @@ def _fidelity(job: Job, teacher: Teacher, store: Store) -> list[dict[str, Any]]:
     if not job.task.exclusive:
         return _fidelity_of_values(said, Kept(spec.codec, width, stored))
     logits = said.numpy()
-    others: list[Codec] = [Full("float16"), Full("int8"), *(TopK(k) for k in (5, 50) if 4 * k <= logits.shape[1])]
-    others += [ThresholdSampling(m) for m in (8, 16) if 4 * m <= logits.shape[1]]
     chosen = Kept(spec.codec, width, stored)
-    codecs: list[Codec | Kept] = [chosen, *(codec for codec in others if codec != spec.codec)]
+    codecs: list[Codec | Kept] = [chosen, *(codec for codec in alternatives(logits.shape[1]) if codec != spec.codec)]
     hidden, student_logits = _student_on(job, probe)
     found = compare(logits, codecs, student_logits=student_logits if hidden is not None else None, hidden=hidden)
     return [
@@ -328,7 +326,8 @@ def _fidelity(job: Job, teacher: Teacher, store: Store) -> list[dict[str, Any]]:
 
 def _fidelity_of_values(said: torch.Tensor, stored: Kept) -> list[dict[str, Any]]:
     """Return R2 of what is stored, and of what other number formats would store, against what was said (b, k)."""
-    others = [Full(dtype) for dtype in ("float32", "float16", "int8") if Full(dtype) != stored.codec]
+    formats: tuple[Dtype, ...] = ("float32", "float16", "int8")
+    others = [codec for codec in map(numbers, formats) if codec != stored.codec]
     kept = [stored, *(keep(said.numpy(), codec) for codec in others)]
     return [
         {

@@ -21,7 +21,7 @@ from potstill.losses import gaussian_nll
 from potstill.models.input_gradients import INPUT_GRADIENT
 from potstill.objective import preset
 from potstill.objective.sampling import biased_terms
-from potstill.pipeline import low_rank
+from potstill.pipeline import coefficients
 from potstill.pipeline.build import Job, example_batch
 from potstill.pipeline.judging import chosen_by
 from potstill.pipeline.keys import Keys
@@ -31,7 +31,7 @@ from potstill.pipeline.store_loss import encoded, read_back, refuse_lossy
 from potstill.pipeline.student import Arm
 from potstill.recipe.schema import Training
 from potstill.store import Manifest, Place, Store, codecs, is_remote, local_folder, open_store, record_part
-from potstill.store.codecs import Codec, LowRank
+from potstill.store.codecs import Codec
 from potstill.store.heads import read_head
 from potstill.store.size import in_words
 from potstill.store.writer import Answer
@@ -205,7 +205,7 @@ def sampling_warnings(job: Job) -> list[str]:
     """Return, in words, which terms of the objective sampled probabilities make biased."""
     if job.teacher.live:
         return []
-    return biased_terms(job.objective, [name for name, codec in codecs_of(job).items() if codec.samples])
+    return biased_terms(job.objective, [name for name, codec in codecs_of(job).items() if codec.facts.samples])
 
 
 def recording_batches(job: Job, ranges: Sequence[tuple[int, int]] | None = None) -> Iterator[Batch]:
@@ -274,15 +274,12 @@ def check_store(job: Job, teacher: Teacher, store: Store) -> None:
 
 
 def _reduced(job: Job, teacher: Teacher, manifest: Manifest, folder: Path) -> tuple[Manifest, Answer]:
-    """Return what to record and who answers where the codec low_rank keeps what the teacher's last layer reads."""
-    layer_name, codec = job.recipe.store.codecs["logits"].layer, manifest.signals["logits"].codec
-    if not isinstance(codec, LowRank):
-        raise TypeError("a head belongs to the codec low_rank")
+    """Return what to record and who answers where the codec reduces what the teacher's last layer reads."""
     inputs = job.teacher_at(0).preprocess(example_batch(job).tensor)
-    layer = low_rank.find_layer(teacher.module, codec, layer_name, inputs)
-    rows = min(max(low_rank.PROBE, 4 * layer.in_features), manifest.num_rows)
+    layer = coefficients.find_layer(teacher.module, manifest.signals["logits"].codec, inputs)
+    rows = min(max(coefficients.PROBE, 4 * layer.in_features), manifest.num_rows)
     probe = recording_batches(job, [(0, rows)])
-    return low_rank.with_head(teacher, layer, manifest, folder, probe, scale=job.teacher_scale)
+    return coefficients.with_head(teacher, layer, manifest, folder, probe, scale=job.teacher_scale)
 
 
 def stored_teacher(job: Job, teacher: Teacher, place: Place) -> StoredTeacher:

@@ -16,14 +16,14 @@ from potstill.core.names import parse
 from potstill.core.signals import Batch, Ragged, Signals
 from potstill.pipeline.build import Job
 from potstill.store import Manifest, Store
-from potstill.store.codecs import Codec, Full, Sparse
+from potstill.store.codecs import Codec, Sparse, numbers
 from potstill.store.codecs.records import BadItem
 from potstill.store.heads import Head
 
 MOST_VARIANCE = 0.01
 """Share of the variance of a signal that a store may lose: 1 - R2 of what is stored against what was said."""
 MOST_NATS = 0.05
-"""Mean KL(said | stored) in nats that logits of classes may have, kept in full or by low_rank."""
+"""Mean KL(said | stored) in nats that logits of classes may have, kept as numbers or made of few."""
 
 _NUMBERS_AT_ONCE = 2**22
 
@@ -31,7 +31,7 @@ Kept = Mapping[str, Tensor | Sparse]
 
 
 def encoded(manifest: Manifest, answers: Signals, head: Head | None = None) -> Kept:
-    """Return what a store would give back of some answers, (b, ...) a signal; ``head`` is that of low_rank logits.
+    """Return what a store would give back of some answers, (b, ...) a signal; ``head`` makes logits of few numbers.
 
     What a codec cannot keep at all is left out: recording it ends with an error that names the sample.
     """
@@ -79,18 +79,19 @@ def refuse_lossy(job: Job, manifest: Manifest, said: Signals, kept: Kept) -> Non
     for name, values in kept.items():
         codec = manifest.signals[name].codec
         is_class = parse(name).is_answer and job.task.exclusive
-        if name not in said or (is_class and codec.samples):
+        if name not in said or (is_class and codec.facts.samples):
             continue
         truth = said[name][: len(values)].float().cpu()
         if is_class:
             # Only differences between classes matter: a common offset may hide them in the steps of a number format.
-            exact = isinstance(codec, Full) and isinstance(values, Tensor)
+            exact = codec.facts.reduced is None and isinstance(values, Tensor)
             lost = _lost_classes(truth, values) or (_lost_differences(truth, values) if exact else "")
         else:
             lost = _lost_values(truth, values, by_output=parse(name).is_answer)
         if lost:
-            own = name in job.recipe.store.codecs or not isinstance(codec, Full)
-            better = f"store.codecs.{name}: {{codec: full, dtype: float32}}" if own else "store.dtype: float32"
+            every = ", ".join(f"{key}: {value}" for key, value in numbers("float32").to_json().items())
+            own = name in job.recipe.store.codecs
+            better = f"store.codecs.{name}: {{{every}}}" if own else "store.dtype: float32"
             shown = name.replace("logits", job.task.signal)
             raise UsageError(
                 f"What the store keeps of the teacher's {shown} ({describe_codec(codec)}) is not what it says: of "

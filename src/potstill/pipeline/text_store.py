@@ -29,7 +29,7 @@ from potstill.core.signals import Batch, Ragged
 from potstill.pipeline.journal import read_line
 from potstill.pipeline.text_questions import Questions
 from potstill.store import describe, open_store, record
-from potstill.store.codecs import Full
+from potstill.store.codecs import numbers
 from potstill.teachers.chat import ChatAnswer, answer_from_json
 from potstill.teachers.chat_classes import class_answer
 
@@ -135,7 +135,7 @@ def write_text_store(questions: Questions, places: Mapping[str, Place], found: S
         teacher={"chat": questions.settings},
         shapes=shapes,
         dtype=recipe.store.dtype,
-        codecs={name: Full(dtype) for name, dtype in formats.items()},
+        codecs={name: numbers(dtype) for name, dtype in formats.items()},
         sequences=[name for name in shapes if name != "logits"],
     )
 

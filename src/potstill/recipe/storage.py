@@ -4,55 +4,44 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 
+from potstill.core.errors import UsageError
 from potstill.recipe.section import Section
 
-_SETTINGS = {
-    "full": ("dtype",),
-    "top_k": ("k", "bits"),
-    "random": ("draws", "systematic"),
-    "threshold": ("size", "bits"),
-    "low_rank": ("rank", "dtype", "layer"),
-}
-_NEEDED = {"top_k": "k", "low_rank": "rank"}
+_KEYS = ("dtype", "k", "size", "bits", "draws", "systematic", "rank", "layer")
+"""Settings that are written out as null where they are not given: the keys of results of before name them."""
 
 
 class CodecSection(Section):
-    """How a signal is kept."""
+    """How a signal is kept: the name of a codec, and its settings, which only that codec knows."""
 
-    codec: Literal["full", "top_k", "random", "threshold", "low_rank"] = Field(
-        "full", description="every number, the likeliest classes, samples, or the last layer's input reduced"
-    )
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = Field(
-        None, description="full and low_rank: the number format; float16 when absent"
-    )
-    k: int | None = Field(None, ge=1, description="top_k: classes kept")
-    size: int | None = Field(None, ge=1, description="threshold: classes kept; 16 when absent")
-    bits: int | None = Field(
-        None, ge=4, le=16, description="top_k and threshold: bits of a log-probability; 8 when absent"
-    )
-    draws: int | None = Field(None, ge=1, le=4096, description="random: classes drawn; 50 when absent")
-    systematic: bool | None = Field(
-        None, description="random: draws at even distances from one random start, which is less noisy"
-    )
-    rank: int | None = Field(None, ge=1, description="low_rank: numbers kept")
-    layer: str | None = Field(None, description="low_rank: the teacher's last linear layer; found when absent")
+    model_config = ConfigDict(extra="allow")
+
+    codec: str = Field("full", description="how; the guide to codecs names them all with their settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _of_one_codec(self) -> CodecSection:
-        takes, needs = _SETTINGS[self.codec], _NEEDED.get(self.codec)
-        given = [name for name in type(self).model_fields if name != "codec" and getattr(self, name) is not None]
-        wrong = [name for name in given if name not in takes]
-        if wrong:
-            raise ValueError(f"the codec {self.codec} takes {' and '.join(takes)}, not {wrong[0]}")
-        if needs is not None and getattr(self, needs) is None:
-            raise ValueError(f"the codec {self.codec} needs {needs}, such as {needs}: 20")
+    def _is_known(self) -> CodecSection:
+        from potstill.store import codecs  # loads torch, which a recipe without codecs is checked without
+
+        try:
+            codecs.from_json(self.settings())
+        except UsageError as error:
+            raise ValueError(str(error)) from error
         return self
+
+    @model_serializer
+    def _written(self) -> dict[str, Any]:
+        return {"codec": self.codec, **dict.fromkeys(_KEYS), **self.settings()}
 
     def settings(self) -> dict[str, Any]:
         """Return the codec as plain data: its name and what was set."""
-        return self.model_dump(exclude={"layer"}, exclude_none=True)
+        return {"codec": self.codec, **(self.model_extra or {})}
 
 
 class Store(Section):

@@ -13,7 +13,7 @@ import torch
 from potstill.core.errors import UsageError, did_you_mean
 from potstill.core.signals import Batch
 from potstill.store import layout
-from potstill.store.codecs import Codec, Full, LowRank, TopK
+from potstill.store.codecs import Codec, numbers
 from potstill.store.description import describe
 from potstill.store.heads import read_head, write_head
 from potstill.store.manifest import Manifest, SignalSpec, from_json, to_json
@@ -21,8 +21,6 @@ from potstill.store.open import open_store
 from potstill.store.reader import Store
 from potstill.store.writer import Encoded, Ranges, record
 
-# Significant bits of a number: what has more of them than were recorded pretends.
-_BITS = {"float32": 24, "float16": 11, "bfloat16": 8, "int8": 7}
 _NUMBERS_AT_ONCE = 2**22
 
 
@@ -107,34 +105,21 @@ def converted_manifest(old: Store, codecs: Mapping[str, Codec], *, seed: int | N
 
 def _history(spec: SignalSpec, codec: Codec) -> Mapping[str, Any] | None:
     """Return what a signal went through before its new codec: nothing where it was recorded bit for bit."""
-    if codec == spec.codec or spec.codec == Full("float32"):
+    if codec == spec.codec or spec.codec == numbers("float32"):
         return spec.converted_from
     return {**spec.codec.to_json(), **({"before": dict(spec.converted_from)} if spec.converted_from else {})}
 
 
 def _problem(spec: SignalSpec, new: Codec) -> str | None:
     """Return why a signal cannot be kept with another codec; None where it can."""
-    old = spec.codec
-    named = f"is kept with {old.to_json()}"
-    if new == old:
+    if new == spec.codec:
         return None
-    if old.samples:
-        return f"{named}, which are samples: nothing else can be made of them. Record the teacher again."
-    if isinstance(old, LowRank) or isinstance(new, LowRank):
-        return "cannot be converted to or from low_rank, which needs the teacher's own layer: record the teacher again."
-    if isinstance(old, TopK):
-        if isinstance(new, TopK) and new.k <= old.k and new.bits <= old.bits:
-            return None
-        return f"{named}: only top_k with at most that k and these bits can be made of it, nothing that says more."
-    if isinstance(old, Full) and old.dtype not in _BITS:
-        return f"{named}, which are integers: they stay as they are."
-    if isinstance(old, Full) and isinstance(new, Full):
-        if new.dtype not in _BITS:
-            return f"{named}, which are no integers: {new.dtype} cannot keep them."
-        if _BITS[new.dtype] > _BITS[old.dtype]:
-            return f"{named}: {new.dtype} would pretend digits that were not recorded."
-    new.width(spec.shape)  # refuses shapes that are no distribution
-    return None
+    why = spec.codec.becomes(new)
+    if why is None and new.facts.reduced is not None:
+        why = f"and {new.name} needs the teacher's own layer: record the teacher again."
+    if why is None:
+        new.width(spec.shape)  # refuses shapes that are no distribution
+    return why and f"is kept with {spec.codec.to_json()}, {why}"
 
 
 def _batches(old: Store) -> Callable[[Ranges], Iterator[Batch]]:

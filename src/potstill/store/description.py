@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from potstill.core.errors import UsageError
-from potstill.store.codecs import Codec, Full, LowRank
+from potstill.store.codecs import Codec, numbers
 from potstill.store.keys import ids_fingerprint, order_of
 from potstill.store.manifest import HeadSpec, Manifest, Per, SignalSpec
 
@@ -79,7 +79,7 @@ def describe(
     signals = {
         name: _described(
             tuple(shape),
-            codecs.get(name, Full(dtype)),
+            codecs.get(name, numbers(dtype)),
             "item" if name in sequences else "sample",
             sources.get(name, "output"),
             file,
@@ -103,7 +103,7 @@ def describe(
         data=data,
         teacher=json.loads(json.dumps(teacher)),
         augmentation=json.loads(json.dumps(settings)),
-        sampling_seed=seed if any(spec.codec.samples for spec in signals.values()) else None,
+        sampling_seed=seed if any(spec.codec.facts.samples for spec in signals.values()) else None,
         rows_per_block=rows_per_block,
         blocks_per_shard=_blocks_per_shard(signals.values(), num_blocks, rows_per_block, shards),
         potstill=_potstill_version(),
@@ -111,11 +111,11 @@ def describe(
 
 
 def _described(shape: tuple[int, ...], codec: Codec, per: Per, source: str, file: str) -> SignalSpec:
-    if not isinstance(codec, LowRank):
+    if codec.facts.reduced is None:
         return SignalSpec(shape, codec, per, source, file)
     if len(shape) != 1:
-        raise UsageError(f"The codec low_rank is for the logits of one layer, not for numbers of shape {shape}.")
-    return SignalSpec((codec.rank,), codec, per, source, file, HeadSpec(shape[0]))
+        raise UsageError(f"The codec {codec.name} is for the logits of one layer, not for numbers of shape {shape}.")
+    return SignalSpec((codec.facts.reduced,), codec, per, source, file, HeadSpec(shape[0]))
 
 
 def _rows_per_block(signals: Collection[SignalSpec]) -> int:

@@ -15,7 +15,7 @@ from potstill.core.files import atomic_path, disk_errors
 from potstill.core.optional import require
 from potstill.core.progress import progress
 from potstill.core.signals import Ragged
-from potstill.store.codecs import Full, Sparse
+from potstill.store.codecs import Sparse, numbers
 from potstill.store.manifest import SignalSpec, to_json
 from potstill.store.open import open_store
 from potstill.store.reader import Store
@@ -101,7 +101,7 @@ def _is_wide(store: Store, name: str) -> bool:
 
 
 def _is_text(spec: SignalSpec) -> bool:
-    return spec.per == "item" and spec.codec == Full("uint8") and spec.shape == ()
+    return spec.per == "item" and spec.codec == numbers("uint8") and spec.shape == ()
 
 
 def _is_sparse(spec: SignalSpec) -> bool:
@@ -114,10 +114,8 @@ def _column_type(arrow: Any, spec: SignalSpec, shape: list[int], *, wide: bool =
     if _is_sparse(spec):
         item = arrow.list_(arrow.struct([("id", arrow.int32()), ("probability", arrow.float32())]))
     else:
-        integers = isinstance(spec.codec, Full) and {"uint8": arrow.uint8(), "int32": arrow.int32()}.get(
-            spec.codec.dtype
-        )
-        item = integers or (arrow.float64() if wide else arrow.float32())
+        item = arrow.float64() if wide else arrow.float32()
+        item = arrow.from_numpy_dtype(np.dtype(spec.codec.facts.plain)) if spec.codec.facts.integers else item
         item = arrow.list_(item, int(np.prod(shape))) if shape else item
     return arrow.list_(item) if spec.per == "item" else item
 

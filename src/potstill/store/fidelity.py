@@ -16,7 +16,7 @@ from torch import Tensor
 
 from potstill.core.errors import UsageError
 from potstill.core.random import key
-from potstill.store.codecs import LEAST_PROBABILITY, Codec, Full, Keys, LowRank, Sparse
+from potstill.store.codecs import LEAST_PROBABILITY, Codec, Keys, Sparse
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Tail = Literal["bucket", "spread", "renormalise"]
@@ -61,10 +61,10 @@ class Kept:
 
 def keep(logits: Array, codec: Codec, keys: Keys | None = None) -> Kept:
     """Encode and decode logits (n, v). ``keys`` (n,) are the randomness of codecs that sample."""
-    if isinstance(codec, LowRank):
-        raise UsageError("low_rank keeps hidden states: pass Kept(codec, bytes, rebuild(...)) to compare().")
+    if codec.facts.reduced is not None:
+        raise UsageError(f"{codec.name} keeps hidden states: pass Kept(codec, bytes, rebuild(...)) to compare().")
     records = codec.encode(logits, key(0, np.arange(len(logits))) if keys is None else keys)
-    decode = codec.decode if isinstance(codec, Full) else codec.decode_sparse
+    decode = getattr(codec, "decode_sparse", codec.decode)
     return Kept(codec, records.data.size / max(1, len(logits)), decode(records, logits.shape[1:]))
 
 
@@ -104,9 +104,9 @@ def compare(
         student_logits: (n, v) those of a student on the same items.
         hidden: (n, h) what the student's head reads.
         keys: (n,) the randomness of codecs that sample; by default from the number of the item.
-        tail: what the loss does with the probability that top_k did not keep: "bucket" compares it with the student's
-            for all other classes together, "spread" takes it as spread evenly, "renormalise" leaves it out and
-            renormalises the target. Samples have no rest.
+        tail: what the loss does with the probability of classes that were not kept: "bucket" compares it with the
+            student's for all other classes together, "spread" takes it as spread evenly, "renormalise" leaves it out
+            and renormalises the target. Samples have no rest.
 
     Returns:
         One `Fidelity` for each codec.
@@ -173,7 +173,7 @@ def _divergences(logits: _Logits, kept: Kept) -> tuple[float, float | None, floa
     used[:, 1:] &= (answer.ids[:, 1:] != answer.ids[:, :-1]) | ~used[:, :-1]  # a class that comes twice counts once
     p = (named - logits.log_sums[:, None]).exp() * used
     missing = (1 - p.sum(1)).clamp_min(0)
-    if kept.codec.samples:
+    if kept.codec.facts.samples:
         return float(missing.mean()), None, None
     stored = answer.probabilities.double()
     share = (1 - stored.sum(1)).clamp_min(0) / max(1, answer.num_classes - stored.shape[1])

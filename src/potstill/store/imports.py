@@ -17,13 +17,14 @@ from potstill.core.errors import DataError, UsageError
 from potstill.core.optional import require
 from potstill.core.progress import progress
 from potstill.core.signals import Batch, Ragged
-from potstill.store.codecs import BadItem, Codec, Full, Sparse, TopK
+from potstill.store.codecs import BadItem, Codec, Records, Sparse, likeliest, numbers
 from potstill.store.description import describe
 from potstill.store.reader import Store
 from potstill.store.writer import Encoded, Ranges, record
 
 Array = np.ndarray[Any, Any]
 Row = Mapping[str, Any]
+_Encode = Callable[[Sparse], Records]
 
 _ROWS_AT_ONCE = 64
 _PACKED = frozenset({"bytepacked_indices", "compressed_logprobs", "packed_indices", "exact_values", "coeffs"})
@@ -108,14 +109,14 @@ def import_top_k(
     columns = columns or _guess(rows)
     _require(rows, columns)
     ids, most, sequences = _scan(rows, columns, num_classes, probabilities=probabilities)
-    codec = TopK(min(most, num_classes) if k is None else k, bits)
+    codec = likeliest(min(most, num_classes) if k is None else k, bits)
     tokens = ["tokens"] if columns.tokens else []
     manifest = describe(
         ids=ids,
         data=_sha256(rows.file) if data is None else data,
         teacher=teacher or _imported(rows.file),
         shapes={signal: (num_classes,), **dict.fromkeys(tokens, ())},
-        codecs={signal: codec, **{name: Full("int32") for name in tokens}},
+        codecs={signal: codec, **{name: numbers("int32") for name in tokens}},
         sequences=[*([signal] if sequences else []), *tokens],
     )
 
@@ -127,7 +128,7 @@ def import_top_k(
             for row, place in zip(found, places, strict=True)
         ]
         answers: dict[str, Any] = {
-            signal: _encoded(rows, codec, items, int(places[0]), columns, num_classes),
+            signal: _encoded(rows, codec.encode_sparse, items, int(places[0]), columns, num_classes),
         }
         if columns.tokens is not None:
             answers["tokens"] = _token_ids(rows, found, int(places[0]), columns.tokens)
@@ -195,7 +196,7 @@ def import_arrays(
         data=_sha256(file) if data is None else data,
         teacher=teacher or _imported(file),
         shapes={signal: values.shape[1:]},
-        codecs={signal: codec or Full("float16")},
+        codecs={signal: codec or numbers("float16")},
     )
 
     def answer(batch: Batch) -> dict[str, Tensor]:
@@ -457,7 +458,7 @@ def _probabilities(
 
 
 def _encoded(
-    rows: _Rows, codec: TopK, items: list[list[dict[int, float]]], first: int, columns: Columns, num_classes: int
+    rows: _Rows, encode: _Encode, items: list[list[dict[int, float]]], first: int, columns: Columns, num_classes: int
 ) -> Encoded:
     lengths = np.array([len(row) for row in items], np.int64)
     flat = [item for row in items for item in row]
@@ -468,7 +469,7 @@ def _encoded(
         probabilities[number, : len(item)] = list(item.values())
     sparse = Sparse(torch.from_numpy(ids), torch.from_numpy(probabilities), "bucket", num_classes)
     try:
-        return Encoded(codec.encode_sparse(sparse), lengths)
+        return Encoded(encode(sparse), lengths)
     except BadItem as error:
         row = int(np.searchsorted(np.cumsum(lengths), error.index, side="right"))
         position = error.index - int(lengths[:row].sum())

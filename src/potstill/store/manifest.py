@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 from potstill.core import fingerprint
 from potstill.core.errors import PotstillError, UsageError
 from potstill.core.scale import TargetScale
-from potstill.store.codecs import Codec, Full
+from potstill.store.codecs import Codec, numbers
 from potstill.store.codecs import from_json as codec_from_json
 from potstill.store.columns import Column
 
@@ -20,13 +20,11 @@ FORMAT_VERSION = 2
 IDS = "ids.npy"
 Per = Literal["sample", "item"]
 Order = Literal["counting", "rising", "any"]
-# Full records in these formats are plain numbers to any program that reads .npy files.
-_PLAIN: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "uint8": "|u1", "int32": "<i4"}
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What makes logits of the numbers that the codec low_rank keeps; see `store.heads`.
+    """What makes logits of the few numbers that are kept of each item; see `store.heads`.
 
     Attributes:
         classes: how many logits there are.
@@ -48,14 +46,14 @@ class SignalSpec:
         per: ``"sample"`` for one record a sample; ``"item"`` where a sample has any number of them, such as tokens.
         source: where in the teacher it comes from: ``"output"`` or the name of the tapped module.
         file: first part of the names of its files in each shard.
-        head: what makes logits of its numbers, for the codec low_rank.
+        head: what makes logits of its numbers, where its codec reduces.
         converted_from: the codec that had taken something away before this one was applied; None where the records are
             those of the teacher's own numbers. Told, and compared only to continue or repair a store.
 
     """
 
     shape: tuple[int, ...]
-    codec: Codec = field(default_factory=Full)
+    codec: Codec = field(default_factory=lambda: numbers("float16"))
     per: Per = "sample"
     source: str = "output"
     file: str = ""
@@ -65,12 +63,12 @@ class SignalSpec:
     @property
     def width(self) -> int | None:
         """Bytes of one record; None where records differ in length."""
-        return self.codec.width(self.shape)
+        return None if self.codec.facts.varies else self.codec.width(self.shape)
 
     @property
     def records(self) -> Column:
         """The records: one an entry where all have the same width, else their bytes one after the other."""
-        plain = _PLAIN.get(self.codec.dtype) if isinstance(self.codec, Full) else None
+        plain = self.codec.facts.plain
         if plain is not None:
             return Column(f"{self.file}.npy", plain, self.shape)
         return Column(f"{self.file}.npy", "|u1", () if self.width is None else (self.width,))

@@ -16,7 +16,7 @@ from potstill.core.errors import TeacherError, did_you_mean
 from potstill.core.names import parse
 from potstill.core.signals import Ragged
 from potstill.store import layout
-from potstill.store.codecs import Full, Records, Sparse
+from potstill.store.codecs import Records, Sparse
 from potstill.store.heads import head_file, read_head
 from potstill.store.keys import Integers, Keys, keys_problem, open_keys, read_ids
 from potstill.store.manifest import HeadSpec, Manifest, SignalSpec
@@ -26,7 +26,6 @@ Array = np.ndarray[Any, Any]
 
 # Small enough for every process to hold; larger columns stay on disk, whatever their size.
 _MOST_BYTES_IN_MEMORY = 64 * 2**20
-_PLAIN_NUMBERS = ("float32", "float16", "int32")
 _BEGIN_AND_END = np.arange(2)
 
 
@@ -125,11 +124,11 @@ class Store:
         standard units, see `in_target_units`.
         """
         spec = self._spec(signal)
-        if isinstance(spec.codec, Full) and spec.codec.dtype in _PLAIN_NUMBERS:
+        if spec.codec.facts.plain is not None:
             # Plain numbers: one look-up without a detour over bytes.
             values, lengths = self._entries(spec, rows)
             numbers = torch.from_numpy(values)
-            numbers = numbers if numbers.dtype == torch.int32 else numbers.to(torch.float32)
+            numbers = numbers if spec.codec.facts.integers else numbers.to(torch.float32)
         else:
             records, lengths = self._records(spec, rows)
             numbers = spec.codec.decode(records, spec.shape)

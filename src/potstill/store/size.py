@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from potstill.core.errors import PotstillError
-from potstill.store.codecs import Codec, Full, LowRank, RandomSampling
+from potstill.store.codecs import Codec, numbers
 from potstill.store.description import Dtype
 
 
@@ -28,15 +28,13 @@ def estimate(
         codecs: how a signal's numbers are kept; one whose records differ in length counts with its longest.
 
     """
-    full: Codec = Full(dtype)
-    widths = [_width((codecs or {}).get(name, full), tuple(shape)) for name, shape in shapes.items()]
+    widths = [_width((codecs or {}).get(name, numbers(dtype)), tuple(shape)) for name, shape in shapes.items()]
     return num_samples * views * sum(widths)
 
 
 def _width(codec: Codec, shape: tuple[int, ...]) -> int:
-    if isinstance(codec, RandomSampling):
-        return codec.longest(shape)
-    return codec.width((codec.rank,) if isinstance(codec, LowRank) else shape) or 0
+    reduced = codec.facts.reduced
+    return codec.width(shape if reduced is None else (reduced,))
 
 
 def bytes_on_disk(folder: Path) -> int:

@@ -21,7 +21,7 @@ from potstill.core.files import disk_errors, write_json
 from potstill.core.progress import progress
 from potstill.core.signals import Batch, Ragged
 from potstill.store import disk, layout
-from potstill.store.codecs import BadItem, Full, Records
+from potstill.store.codecs import BadItem, Records
 from potstill.store.keys import Keys, ids_fingerprint, keys_of, keys_problem, write_keys
 from potstill.store.manifest import Manifest, SignalSpec, to_json
 from potstill.store.reader import Store, assemble
@@ -384,7 +384,11 @@ def _encode(
             pending.lengths[name].append(signal.lengths)
             continue
         values, lengths = _numbers(name, signal, spec, batch)
-        keys = _sampling_keys(batch, lengths, manifest.sampling_seed) if spec.codec.samples else np.empty(0, np.uint64)
+        keys = (
+            _sampling_keys(batch, lengths, manifest.sampling_seed)
+            if spec.codec.facts.samples
+            else np.empty(0, np.uint64)
+        )
         try:
             pending.records[name].append(spec.codec.encode(values, keys))
         except BadItem as error:
@@ -417,8 +421,7 @@ def _numbers(name: str, signal: Tensor | Ragged, spec: SignalSpec, batch: Batch)
             f"The teacher's signal '{name}' has shape {tuple(values.shape)} for a batch of {len(batch)}; "
             f"the store expects {expected}."
         )
-    integers = isinstance(spec.codec, Full) and spec.codec.dtype in ("uint8", "int32")
-    return values.detach().to("cpu", None if integers else torch.float32).numpy(), lengths
+    return values.detach().to("cpu", None if spec.codec.facts.integers else torch.float32).numpy(), lengths
 
 
 def _sampling_keys(batch: Batch, lengths: Array, seed: int | None) -> Array:

@@ -173,11 +173,5 @@ def _where(spec: SignalSpec) -> str:
 def _how(spec: SignalSpec) -> str:
     numbers = math.prod(spec.shape)
     settings = ", ".join(f"{key} {value}" for key, value in spec.codec.to_json().items() if key != "codec")
-    what = {
-        "full": f"all {numbers} numbers" if numbers > 1 else "one number",
-        "top_k": f"the likeliest of {numbers} classes",
-        "random": f"classes drawn from {numbers}",
-        "threshold": f"the likeliest and some drawn of {numbers} classes",
-        "low_rank": "a hidden state in few numbers, which makes all logits again",
-    }[spec.codec.name]
-    return f"{what} ({settings})" if settings else what
+    words = "one number" if numbers == 1 and spec.head is None else spec.codec.facts.words.format(numbers)
+    return f"{words} ({settings})" if settings else words

@@ -141,7 +141,7 @@ def test_random_as_the_page_says(classes: int, draws: int, read_record: Callable
     assert ends[-1] == len(records.data)
     for row, end in enumerate(ends):
         record = records.data[end - records.lengths[row] : end]
-        assert len(record) <= codec.longest((classes,))
+        assert len(record) <= codec.width((classes,))
         found = read_record(codec, record, classes)
         used = sparse.probabilities[row] > 0
         assert found == pytest.approx(

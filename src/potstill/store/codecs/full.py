@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
+from potstill.store.codecs.codec import Codec, Facts
 from potstill.store.codecs.records import BadItem, Bytes, Floats, Keys, Records, fixed, numbers_in
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8", "uint8", "int32"]
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4}
+_PLAIN = {"float32": "<f4", "float16": "<f2", "uint8": "|u1", "int32": "<i4"}
+# Significant bits of a number: what has more of them than were recorded pretends.
+_BITS = {"float32": 24, "float16": 11, "bfloat16": 8, "int8": 7}
 _SCALE = 4  # bytes
 _ENDS = {"float16": 65520.0, "bfloat16": 3.3961775e38}  # from here on the nearest number is infinity
 
@@ -34,11 +38,15 @@ class Full:
 
     dtype: Dtype = "float16"
     name: ClassVar[str] = "full"
-    samples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
             raise UsageError(f"dtype={self.dtype!r} must be one of {', '.join(get_args(Dtype))}.")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the records."""
+        return Facts("all {} numbers", plain=_PLAIN.get(self.dtype))
 
     def width(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of a record of an item of this shape."""
@@ -85,6 +93,16 @@ class Full:
         kind = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32}[self.dtype]
         found = found.view(-1).view(kind).view(size)
         return found if self.dtype == "int32" else found.float()
+
+    def becomes(self, new: Codec) -> str | None:
+        """Return why its records cannot be made into those of another codec; None where they can."""
+        if self.dtype not in _BITS:
+            return "which are integers: they stay as they are."
+        if isinstance(new, Full) and new.dtype not in _BITS:
+            return f"which are no integers: {new.dtype} cannot keep them."
+        if isinstance(new, Full) and _BITS[new.dtype] > _BITS[self.dtype]:
+            return f"and {new.dtype} would pretend digits that were not recorded."
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as plain data."""

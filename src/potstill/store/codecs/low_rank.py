@@ -7,7 +7,7 @@ Shape legend: n items, h hidden width, r rank, v classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import UsageError
+from potstill.store.codecs.codec import Codec, Facts
 from potstill.store.codecs.full import Full
 from potstill.store.codecs.records import Doubles, Floats, Keys, Records
 
@@ -32,19 +33,26 @@ class LowRank:
     Attributes:
         rank: numbers kept of each item, at most the hidden width.
         dtype: how each is kept, as in `Full`.
+        layer: the teacher's last linear layer; found when absent. Not written beside the records.
 
     """
 
     rank: int
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
+    layer: str | None = field(default=None, compare=False)
     name: ClassVar[str] = "low_rank"
-    samples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise UsageError(f"rank={self.rank} must be at least 1.")
         if self.dtype not in ("float32", "float16", "bfloat16", "int8"):
             raise UsageError(f"dtype={self.dtype!r} must be float32, float16, bfloat16 or int8.")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the records."""
+        words = "a hidden state in few numbers, which makes all logits again"
+        return Facts(words, reduced=self.rank, layer=self.layer)
 
     def width(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of a record of an item of ``(rank,)``."""
@@ -61,6 +69,10 @@ class LowRank:
         """Return coefficients (n, rank), float32."""
         self.width(shape)
         return Full(self.dtype).decode(records, shape)
+
+    def becomes(self, new: Codec) -> str | None:  # noqa: ARG002
+        """Return why its records cannot be made into those of another codec."""
+        return "which needs the teacher's own layer: record the teacher again."
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as plain data."""

@@ -13,6 +13,7 @@ from potstill.core.errors import PotstillError, UsageError
 from potstill.core.random import uniform
 from potstill.store.codecs import distributions
 from potstill.store.codecs.bits import ids_width, pack_ids, packed_width, unpack_ids
+from potstill.store.codecs.codec import SAMPLED, Codec, Facts
 from potstill.store.codecs.records import Doubles, Floats, Integers, Keys, Records, Sparse, classes_in
 
 
@@ -42,17 +43,13 @@ class RandomSampling:
     draws: int = 50
     systematic: bool = False
     name: ClassVar[str] = "random"
-    samples: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts("classes drawn from {}", samples=True, varies=True)
 
     def __post_init__(self) -> None:
         if not 1 <= self.draws <= 4096:
             raise UsageError(f"draws={self.draws} must be from 1 to 4096.")
 
-    def width(self, shape: tuple[int, ...]) -> None:
-        """Return None: records have different lengths."""
-        classes_in(shape, self.name)
-
-    def longest(self, shape: tuple[int, ...]) -> int:
+    def width(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of the longest record of an item of ``(classes,)``, every draw being another class."""
         classes = classes_in(shape, self.name)
         return packed_width(self.draws, 1) + ids_width(min(self.draws, classes), classes)
@@ -121,6 +118,10 @@ class RandomSampling:
         counts = np.where(used, np.diff(lasts, axis=1, prepend=-1), 0)
         probabilities = counts.astype(np.float32) / np.float32(self.draws)
         return Sparse(torch.from_numpy(ids), torch.from_numpy(probabilities), "none", classes)
+
+    def becomes(self, new: Codec) -> str | None:  # noqa: ARG002
+        """Return why its records cannot be made into those of another codec."""
+        return SAMPLED
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as plain data."""

@@ -16,6 +16,7 @@ from potstill.core.errors import UsageError
 from potstill.core.random import uniform
 from potstill.store.codecs import distributions
 from potstill.store.codecs.bits import ids_width, pack, pack_ids, packed_width, unpack, unpack_ids
+from potstill.store.codecs.codec import SAMPLED, Codec, Facts
 from potstill.store.codecs.records import Doubles, Floats, Integers, Keys, Records, Shorts, Sparse, classes_in, fixed
 
 _HEADER = 2
@@ -54,7 +55,7 @@ class ThresholdSampling:
     size: int = 16
     bits: int = 8
     name: ClassVar[str] = "threshold"
-    samples: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts("the likeliest and some drawn of {} classes", samples=True)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 1024:
@@ -107,6 +108,10 @@ class ThresholdSampling:
         return Sparse(
             torch.from_numpy(ids), torch.from_numpy(probabilities.astype(np.float32)), "none", self._classes(shape)
         )
+
+    def becomes(self, new: Codec) -> str | None:  # noqa: ARG002
+        """Return why its records cannot be made into those of another codec."""
+        return SAMPLED
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as plain data."""

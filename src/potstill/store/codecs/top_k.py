@@ -12,6 +12,7 @@ from torch import Tensor
 from potstill.core.errors import UsageError
 from potstill.store.codecs import distributions
 from potstill.store.codecs.bits import ids_width, pack, pack_ids, packed_width, unpack, unpack_ids
+from potstill.store.codecs.codec import Codec, Facts
 from potstill.store.codecs.records import (
     BadItem,
     Bytes,
@@ -50,7 +51,7 @@ class TopK:
     k: int
     bits: int = 8
     name: ClassVar[str] = "top_k"
-    samples: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts("the likeliest of {} classes")
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -128,6 +129,12 @@ class TopK:
         return Sparse(
             torch.from_numpy(ids), torch.from_numpy(probabilities.astype(np.float32)), "bucket", self._classes(shape)
         )
+
+    def becomes(self, new: Codec) -> str | None:
+        """Return why its records cannot be made into those of another codec; None where they can."""
+        if isinstance(new, TopK) and new.k <= self.k and new.bits <= self.bits:
+            return None
+        return "and only top_k with at most that k and these bits can be made of it, nothing that says more."
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as plain data."""

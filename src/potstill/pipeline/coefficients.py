@@ -21,7 +21,7 @@ from potstill.core.signals import Batch
 from potstill.models import resolve
 from potstill.models.last_layer import in_standard_units, last_linear, reading
 from potstill.store import Manifest
-from potstill.store.codecs import Basis, LowRank, fit_basis, project, reduced_head
+from potstill.store.codecs import Basis, Codec, fit_basis, project, reduced_head
 from potstill.store.heads import Head, read_head, write_head
 from potstill.teachers import Teacher
 
@@ -47,13 +47,12 @@ class CoefficientTeacher:
         return {**signals, SIGNAL: torch.from_numpy(project(hidden, self.basis))}
 
 
-def find_layer(model: nn.Module | None, codec: LowRank, named: str | None, inputs: Tensor) -> nn.Linear:
+def find_layer(model: nn.Module | None, codec: Codec, inputs: Tensor) -> nn.Linear:
     """Return the teacher's last linear layer.
 
     Args:
         model: the teacher's module; None where it has none.
-        codec: what is to be kept of what its last layer reads.
-        named: its name in the recipe; found when absent.
+        codec: how what its last layer reads is kept; may name the layer.
         inputs: (b, ...) preprocessed inputs to find it with.
 
     Raises:
@@ -61,20 +60,19 @@ def find_layer(model: nn.Module | None, codec: LowRank, named: str | None, input
         UsageError: the rank is larger than what the layer reads.
 
     """
-    name = None if model is None else named or last_linear(model, inputs)
+    name = None if model is None else codec.facts.layer or last_linear(model, inputs)
     if name is None or model is None:
         name_of = "this one" if model is None else type(model).__name__
         raise TeacherError(
-            "The codec low_rank needs a teacher whose logits are those of a linear layer; "
-            f"{name_of} answers with something else. Choose the codec full or top_k, or name the "
-            "layer: store.codecs.logits.layer."
+            f"The codec {codec.name} needs a teacher whose logits are those of a linear layer; {name_of} answers with "
+            "something else. Choose another codec, or name the layer: store.codecs.logits.layer."
         )
     layer = resolve(model, name)
     if not isinstance(layer, nn.Linear):
         raise UsageError(f"store.codecs.logits.layer: {name} is a {type(layer).__name__}, not a linear layer.")
-    if codec.rank > layer.in_features:
+    if (rank := codec.facts.reduced or 0) > layer.in_features:
         raise UsageError(
-            f"store.codecs.logits.rank is {codec.rank}, but layer {name} reads {layer.in_features} numbers. "
+            f"store.codecs.logits.rank is {rank}, but layer {name} reads {layer.in_features} numbers. "
             f"Give at most {layer.in_features}."
         )
     return layer
@@ -101,8 +99,7 @@ def with_head(
 
     """
     spec = manifest.signals[SIGNAL]
-    codec, described = spec.codec, spec.head
-    if not isinstance(codec, LowRank) or described is None:
+    if spec.head is None:
         raise TypeError("this store keeps whole logits")
     head = read_head(folder, spec.file)
     if head is None:
@@ -114,11 +111,11 @@ def with_head(
         bias = None if layer.bias is None else layer.bias.detach().float().cpu()
         if scale is not None:
             weight, bias = in_standard_units(weight, bias, scale)
-        basis = fit_basis(hidden, codec.rank, weight.numpy())
+        basis = fit_basis(hidden, spec.shape[0], weight.numpy())
         reduced, offset = reduced_head(basis, weight, bias)
         head = Head(basis, reduced.numpy(), offset.numpy())
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_head(folder, spec.file, head)
-    signals = {**manifest.signals, SIGNAL: replace(spec, head=replace(described, sha256=head.sha256))}
+    signals = {**manifest.signals, SIGNAL: replace(spec, head=replace(spec.head, sha256=head.sha256))}
     return replace(manifest, signals=signals), CoefficientTeacher(teacher, layer, head.basis)
