@@ -122,6 +122,7 @@ PAIRS = {
     "cnn on fashion, 3 epochs": Pair(fashion, model("cnn", width=6), model("cnn", width=24), 3, 64),
     "cnn on fashion, 30 epochs": Pair(fashion, model("cnn", width=6), model("cnn", width=24), 30, 64),
     "cnn on cifar": Pair(cifar, model("cnn", width=8), model("cnn", width=32), 12, 128),
+    "cnn on cifar, 100 epochs": Pair(cifar, model("cnn", width=8), model("cnn", width=32), 100, 128),
 }
 
 
