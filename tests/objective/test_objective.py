@@ -402,6 +402,7 @@ def passes(loss, shape, student, teacher):
     """Whether a check passes on signals of one shape, and what it says otherwise."""
     signals = dict.fromkeys(("logits", "more", "most"), shape)
     task = "regression" if Term(loss).kind == "values" else "classification"
+    task = "multilabel" if loss is losses.binary_cross_entropy else task
     try:
         check(Objective([Term(loss, on=student, teacher=teacher)]), signals, signals, 10, task)
     except UsageError as error:

@@ -108,6 +108,7 @@ EXAMPLES = {
     "own_model/recipe.yaml": ["--set", "teacher.train.epochs=1", "--set", "training.epochs=1"],
     "tabular/recipe.yaml": [],
     "regression/recipe.yaml": [],
+    "multilabel/recipe.yaml": ["--set", "training.epochs=4"],
     "back_to_teacher/recipe.yaml": ["--set", "teacher.train.epochs=1", "--set", "training.epochs=1"],
     "blocks/recipe.yaml": ["--set", "teacher.train.epochs=1", "--set", "training.epochs=1"],
     "chain/recipe.yaml": ["--set", "teacher.train.epochs=1", "--set", "training.epochs=1"],

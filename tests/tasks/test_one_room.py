@@ -61,6 +61,6 @@ def test_every_task_is_listed_once() -> None:
     for name, usable in METRICS.items():
         task = task_of(name)
         assert (task.name, task.headline) == (name, usable[0])
-        assert set(usable) <= set(task.scores.measures(None, 1)) <= set(KINDS)
+        assert set(usable) <= {*task.scores.measures(None, 1), *task.scores.adjusted} <= set(KINDS)
     with pytest.raises(UsageError, match="Did you mean 'regression'"):
         task_of("regresion")

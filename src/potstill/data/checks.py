@@ -39,7 +39,7 @@ def check(data: Data) -> tuple[Finding, ...]:
                 else "The train split is empty. Give more data, or lower data.split."
             )
         _check_ids(name, samples)
-        _check_values(name, samples)
+        _check_values(name, samples, gaps=task_of(data.task).targets.gaps)
     for first, second in combinations(data.splits, 2):
         both = np.intersect1d(data.splits[first].ids, data.splits[second].ids)
         if len(both):
@@ -71,8 +71,9 @@ def _check_ids(name: str, samples: Samples) -> None:
         )
 
 
-def _check_values(name: str, samples: Samples) -> None:
-    bad = ~np.isfinite(samples.targets.astype(np.float64)).reshape(len(samples), -1).all(axis=1)
+def _check_values(name: str, samples: Samples, *, gaps: bool) -> None:
+    values = samples.targets.astype(np.float64)
+    bad = ~(np.isfinite(values) | (np.isnan(values) & gaps)).reshape(len(samples), -1).all(axis=1)
     if bad.any():
         raise DataError(
             f"{name}: {int(bad.sum())} targets are NaN or infinite, for example {samples.called(int(bad.argmax()))}."

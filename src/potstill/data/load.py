@@ -42,7 +42,7 @@ def load(
     task: TaskName = "classification",
     inputs: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-    target: str = "label",
+    target: str | Sequence[str] = "label",
     id_column: str | None = None,
     classes: Sequence[str] | None = None,
     image_size: int | None = None,
@@ -74,7 +74,7 @@ def load(
         task: ``"classification"`` or ``"regression"``.
         inputs: input columns of tables; all but target and id when absent.
         exclude: columns of tables that models do not see; instead of ``inputs``.
-        target: target column of tables.
+        target: target column of tables; several columns of files, each a class of its own or a value.
         id_column: column with a stable id of each sample; the row number when absent. Folders use hashed file paths.
         classes: class names in the teacher's order; those of the source, or the sorted labels of train, when absent.
         image_size: side in pixels that images of folders and datasets are resized to.

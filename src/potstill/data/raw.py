@@ -154,10 +154,11 @@ def stored_array(inputs: Array) -> tuple[Stored, dict[int, str]]:
     return Stored(Rows(torch.from_numpy(inputs)), digest_rows(inputs), tuple(inputs.shape[1:])), bad
 
 
-def missing(labels: Array) -> dict[int, str]:
-    """Return the rows without a usable label."""
+def missing(labels: Array, *, gaps: bool = False) -> dict[int, str]:
+    """Return the rows without a usable label; with ``gaps`` those where no cell has one."""
     if labels.dtype.kind == "f":
-        empty = ~np.isfinite(labels).all(axis=tuple(range(1, labels.ndim)))
+        finite, axes = np.isfinite(labels), tuple(range(1, labels.ndim))
+        empty = ~(finite.any(axis=axes) if gaps else finite.all(axis=axes))
     elif labels.dtype.kind == "O":
         empty = np.array([_no_label(label) for label in labels], dtype=bool)
     elif labels.dtype.kind == "U":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -97,6 +98,12 @@ class Samples:
         if self.names is not None:
             return self.names[row]
         return called(int(self.ids[row]), self.rows_of)
+
+    @cached_property
+    def gaps(self) -> Flags | None:
+        """Which single targets of the samples are unknown, as NaN: (n, k); None where all are known."""
+        unknown = np.isnan(self.targets) if self.targets.dtype.kind == "f" else np.zeros(0, dtype=bool)
+        return unknown if unknown.any() else None
 
     @property
     def num_labelled(self) -> int:

@@ -45,7 +45,7 @@ class Options:
     task: TaskName = "classification"
     inputs: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
-    target: str = "label"
+    target: str | Sequence[str] = "label"
     id_column: str | None = None
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
@@ -109,13 +109,13 @@ def read_unlabelled(source: Any, role: str, options: Options) -> Raw:
     path = Path(options.base) / Path(source).expanduser() if isinstance(source, str | Path) else None
     if path is not None and path.is_file() and path.suffix.lower() in tables.SUFFIXES:
         _refuse_pictures(options, f"of a folder or dataset, not for {source}. Remove it.")
-        columns = tables.read_columns(path, encoding=options.encoding)
+        columns, target = tables.read_columns(path, encoding=options.encoding), _one_column(options)
         nothing = np.zeros(len(next(iter(columns.values()), ())))
         raw = tables.from_columns(
-            {**columns, options.target: nothing},
+            {**columns, target: nothing},
             str(path),
             inputs=options.inputs,
-            target=options.target,
+            target=target,
             id_column=options.id_column,
             exclude=options.exclude,
         )
@@ -144,9 +144,10 @@ def read(source: Any, role: str, options: Options) -> Raw:
         raise UsageError(f"data.encoding is for CSV and JSONL files, not for data.{role}. Remove it.")
     if raw.labels.shape[0] != len(raw.ids) or not raw.labels.ndim:
         raise DataError(f"{role}: {len(raw)} inputs but targets of shape {raw.labels.shape}; expected one for each.")
-    labels = task_of(options.task).targets.read(raw.labels, role)
+    asked = task_of(options.task).targets
+    labels = asked.read(raw.labels, role)
     rows_of = None if raw.own_ids else Path(source).name if isinstance(source, str | Path) else f"data.{role}"
-    return replace(raw, labels=labels, bad={**missing(labels), **raw.bad}, rows_of=rows_of)
+    return replace(raw, labels=labels, bad={**missing(labels, gaps=asked.gaps), **raw.bad}, rows_of=rows_of)
 
 
 def _is_plain_text(source: Any) -> bool:
@@ -198,7 +199,7 @@ def _read_path(path: Path, given: str, options: Options) -> Raw:
         id_column=options.id_column,
         exclude=options.exclude,
         encoding=options.encoding,
-        text_target=task_of(options.task).has_classes,
+        text_target=task_of(options.task).exclusive,
     )
 
 
@@ -273,34 +274,40 @@ def _digits() -> Raw:
     return Raw(np.arange(len(pixels), dtype=np.int64), found.target.astype(np.int64), content)
 
 
+def _one_column(options: Options) -> str:
+    if not isinstance(options.target, str):
+        raise UsageError("data.target: a list of columns is for CSV, Parquet, JSONL and NPZ files. Name one column.")
+    return options.target
+
+
 def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
-    features, source = dataset.features, f"data.{role}"
-    if options.target not in features:
-        hint = did_you_mean(options.target, features)
-        raise DataError(f"{source} has no column '{options.target}' (data.target).{hint}")
+    features, source, target = dataset.features, f"data.{role}", _one_column(options)
+    if target not in features:
+        hint = did_you_mean(target, features)
+        raise DataError(f"{source} has no column '{target}' (data.target).{hint}")
     dropped = set(options.exclude or ())
-    others = [name for name in features if name not in {options.target, options.id_column, *dropped}]
+    others = [name for name in features if name not in {target, options.id_column, *dropped}]
     chosen = list(options.inputs) if options.inputs else others
     pictures = [name for name in chosen if type(features.get(name)).__name__ == "Image"]
-    label_names = getattr(features[options.target], "names", None)
+    label_names = getattr(features[target], "names", None)
     names = tuple(map(str, label_names)) if isinstance(label_names, list) else None
     wanted = [name for name in chosen if name in features and name not in pictures] if not pictures else []
-    if dropped & {*(options.inputs or ()), options.target, options.id_column}:
+    if dropped & {*(options.inputs or ()), target, options.id_column}:
         raise DataError(f"{source}: data.exclude names the target, the id or an input.")
-    kept = [*wanted, options.target, *([options.id_column] if options.id_column else [])]
+    kept = [*wanted, target, *([options.id_column] if options.id_column else [])]
     unknown = [name for name in [*chosen, *kept, *sorted(dropped)] if name not in features]
     if unknown:
         raise DataError(f"{source} has no column '{unknown[0]}'.{did_you_mean(unknown[0], features)}")
     columns = tables.from_arrow(dataset.select_columns(kept).with_format("arrow")[:], source)
     if names is not None:
-        columns[options.target] = _class_labels(columns[options.target], names)
+        columns[target] = _class_labels(columns[target], names)
     if not pictures:
         _refuse_pictures(options, f"of a folder or dataset, but {source} has no image column. Remove it.")
         return tables.from_columns(
             columns,
             source,
             inputs=options.inputs,
-            target=options.target,
+            target=target,
             id_column=options.id_column,
             label_names=names,
         )
@@ -318,7 +325,7 @@ def _read_hugging_face(dataset: Any, role: str, options: Options) -> Raw:
         ids = ids_of(columns[options.id_column], f"{source}, column '{options.id_column}',")
     return Raw(
         ids,
-        columns[options.target],
+        columns[target],
         content,
         label_names=names,
         own_ids=bool(options.id_column),
@@ -369,7 +376,10 @@ def _is_sparse(value: Any) -> bool:
 
 def _labels(value: Any, what: str) -> Array:
     """Return targets as an array; NumPy alone would make texts of numbers, or numbers of booleans, in a mixed list."""
-    if isinstance(value, list) and not isinstance(value[0], list) and len(set(map(type, value))) > 1:
+    parts = isinstance(value, list) and bool(value) and isinstance(value[0], list | tuple | set)
+    inner = [name for part in value for name in part] if parts else []
+    uneven = parts and (len(set(map(len, value))) > 1 or any(isinstance(name, str | list | tuple) for name in inner))
+    if uneven or (isinstance(value, list) and not parts and len(set(map(type, value))) > 1):
         found = np.empty(len(value), dtype=object)
         found[:] = value
         return found

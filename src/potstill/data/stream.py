@@ -90,6 +90,8 @@ class Stream:
                 num_classes=self.num_classes,
             )
         known = None if samples.labelled is None else torch.from_numpy(samples.labelled[rows])
+        if samples.gaps is not None:
+            known, targets = torch.from_numpy(~samples.gaps[rows]), targets.nan_to_num()
         return Batch(torch.from_numpy(ids), torch.from_numpy(views.copy()), inputs, targets, labelled=known)
 
     def first(self, count: int) -> Batch:

@@ -33,7 +33,7 @@ def read_table(
     path: Path,
     *,
     inputs: Sequence[str] | None,
-    target: str,
+    target: str | Sequence[str],
     id_column: str | None,
     exclude: Sequence[str] | None = None,
     encoding: str | None = None,
@@ -44,7 +44,7 @@ def read_table(
     Args:
         path: the file.
         inputs: columns that models see; all but target and id when None.
-        target: the label column.
+        target: the label column; several are read as the columns of one array, and name the classes.
         id_column: the column with stable ids; the row number when None.
         exclude: columns that models do not see.
         encoding: of CSV and JSONL; UTF-8 when None.
@@ -55,8 +55,38 @@ def read_table(
         PotstillError: pyarrow is not installed (not needed for NPZ).
 
     """
-    columns = read_columns(path, encoding=encoding, texts=(target,) if text_target else ())
-    return from_columns(columns, str(path), inputs=inputs, target=target, id_column=id_column, exclude=exclude)
+    texts = (target,) if text_target and isinstance(target, str) else ()
+    columns, names = read_columns(path, encoding=encoding, texts=texts), None
+    if not isinstance(target, str):
+        columns, target, names = _together(columns, tuple(target), str(path))
+    return from_columns(
+        columns, str(path), inputs=inputs, target=target, id_column=id_column, exclude=exclude, label_names=names
+    )
+
+
+def _together(
+    columns: Mapping[str, Array], targets: tuple[str, ...], source: str
+) -> tuple[dict[str, Array], str, tuple[str, ...]]:
+    """Return columns with several target columns as one, its name, and those of the targets."""
+    if len(targets) < 2 or len(set(targets)) < len(targets):
+        raise DataError(f"data.target lists {', '.join(targets) or 'nothing'}; expected several, each once.")
+    unknown = [name for name in targets if name not in columns]
+    if unknown:
+        raise DataError(f"{source} has no column '{unknown[0]}' (data.target).{did_you_mean(unknown[0], columns)}")
+    for name in targets:
+        text = next((value for value in columns[name].ravel() if isinstance(value, str)), None)
+        if text is not None or columns[name].ndim > 1:
+            shown = f"texts such as '{text}'" if text is not None else "several numbers a row"
+            raise DataError(
+                f"{source}: the target column '{name}' holds {shown}. Of several target columns each holds one number "
+                "a row, or true and false."
+            )
+    whole = np.empty((len(columns[targets[0]]), len(targets)), dtype=object)
+    for place, name in enumerate(targets):
+        whole[:, place] = columns[name].tolist()
+    kept = {name: column for name, column in columns.items() if name not in targets}
+    called = ", ".join(targets)
+    return {**kept, called: whole}, called, targets
 
 
 def read_columns(path: Path, *, encoding: str | None = None, texts: Sequence[str] = ()) -> dict[str, Array]:

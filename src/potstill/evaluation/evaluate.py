@@ -53,7 +53,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     shown_seed: int | None = None,
     others: Mapping[str, Array] | None = None,
-    temperatures: Mapping[str, Sequence[float]] | None = None,
+    temperatures: Mapping[str, Sequence[Any]] | None = None,
     limits: Sequence[Limit] = (),
     metric: str | None = None,
     warnings: Sequence[str] = (),
@@ -81,7 +81,8 @@ def evaluate(
         others: name -> (n, c) outputs of further models to show beside these: the members of a merged teacher, the
             assistants of a chain. The best of them is compared with the teacher as ``"teacher-<name>"``.
         temperatures: model -> what its logits are divided by, one for each seed, see `calibrate`; log loss and
-            calibration error are then also measured calibrated.
+            calibration error are then also measured calibrated. Of several labels the thresholds of the classes, which
+            F1 scores need.
         limits: the budget, measured; see also `with_limits`.
         metric: what the verdict is about, a name of `measures`; accuracy or R2 when absent.
         warnings: what makes the numbers worth less, to stand with the verdict; that a teacher is worse than the student
@@ -116,26 +117,21 @@ def evaluate(
         **{name: [np.asarray(output)] for name, output in others.items()},
     }
     asked = task_of(task)
+    adjusted = {
+        name: [asked.scores.adjust(each, kept) for each, kept in zip(outputs[name], kept_of, strict=True)]
+        for name, kept_of in (temperatures or {}).items()
+        if name in outputs
+    }
     columns = 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
     tables = asked.scores.measures(None if teacher is None else np.asarray(teacher), columns)
+    read = {name: (measure, outputs) for name, measure in tables.items()}
+    read |= {name: (measure, adjusted) for name, measure in asked.scores.adjusted.items() if adjusted}
     headline = metric or asked.headline
-    if headline not in tables or about(headline).compares:
-        usable = ", ".join(name for name in tables if not about(name).compares)
-        several = f" with {columns} target columns" if columns > 1 else ""
+    if headline not in read or about(headline).compares:
+        usable = ", ".join(name for name in read if not about(name).compares)
+        several = f" with {columns} {asked.outputs}" if columns > 1 else ""
         raise UsageError(f"The metric of a {task} task{several} is one of {usable}; got '{headline}'.")
-    measured, differences = _compare(tables, outputs, np.asarray(targets), headline, others)
-    if asked.scores.calibrated and temperatures:
-        divided = {
-            name: [
-                np.asarray(logits, dtype=np.float64) / temperature
-                for logits, temperature in zip(found, temperatures[name], strict=True)
-            ]
-            for name, found in outputs.items()
-            if name in temperatures
-        }
-        scored_again, differences_again = _compare(asked.scores.calibrated, divided, np.asarray(targets), headline, ())
-        measured = {name: _side_by_side(found, scored_again.get(name, {})) for name, found in measured.items()}
-        differences = {pair: found | differences_again.get(pair, {}) for pair, found in differences.items()}
+    measured, differences = _compare(read, outputs, np.asarray(targets), headline, others)
     n = len(targets)
     models = {
         name: ModelScores(
@@ -153,6 +149,9 @@ def evaluate(
         for name in outputs
     }
     class_scores = outputs if asked.exclusive else {}
+    decided = outputs if asked.exclusive else {**outputs, **adjusted}
+    place = 0 if shown_seed is None else seeds.index(shown_seed)
+    by_class = asked.scores.by_class
     result = EvaluationResult(
         task=task,
         headline_metric=headline,
@@ -173,11 +172,7 @@ def evaluate(
         },
         disagreements=tuple(
             _disagreements(
-                asked.scores.apart(
-                    np.asarray(teacher),
-                    np.asarray(distilled[seeds[0] if shown_seed is None else shown_seed]),
-                    np.asarray(targets),
-                ),
+                asked.scores.apart(decided["teacher"][0], decided["distilled"][place], np.asarray(targets)),
                 np.arange(n) if ids is None else np.asarray(ids),
                 names,
                 num_disagreements,
@@ -185,6 +180,9 @@ def evaluate(
             if teacher is not None
             else ()
         ),
+        by_class={}
+        if by_class is None
+        else {name: dict(by_class(each[min(place, len(each) - 1)], targets)) for name, each in decided.items()},
         remarks=(
             *remarks,
             *_of_the_exported(models["distilled"], seeds, shown_seed, (temperatures or {}).get("distilled")),
@@ -211,14 +209,8 @@ def with_limits(result: EvaluationResult, limits: Sequence[Limit]) -> Evaluation
     return replace(result, verdict=verdict)
 
 
-def _side_by_side(raw: Mapping[str, Scored], calibrated: Mapping[str, Scored]) -> dict[str, Scored]:
-    """Return scores in the order of the raw ones, each followed by its calibrated one."""
-    names = [name for metric in raw for name in (metric, f"{metric}_calibrated")]
-    return {name: score for name in names if (score := raw.get(name) or calibrated.get(name)) is not None}
-
-
 def _of_the_exported(
-    student: ModelScores, seeds: Sequence[int], exported: int | None, temperatures: Sequence[float] | None
+    student: ModelScores, seeds: Sequence[int], exported: int | None, temperatures: Sequence[Any] | None
 ) -> list[str]:
     """Return what to say of the exported student's probabilities, where it was calibrated."""
     if exported is None or temperatures is None or "ece_calibrated" not in student.per_seed:
@@ -299,33 +291,38 @@ def _measured(measure: Measure, outputs: Sequence[Array], targets: Array) -> tup
 
 
 def _compare(
-    tables: Mapping[str, Measure],
-    outputs: Mapping[str, list[Array]],
+    read: Mapping[str, tuple[Measure, Mapping[str, list[Array]]]],
+    models: Collection[str],
     targets: Array,
     headline: str,
     others: Collection[str],
 ) -> tuple[dict[str, dict[str, Scored]], dict[str, dict[str, Difference]]]:
-    """Return model -> metric -> score with its interval and its seeds' values, and pair -> metric -> difference."""
-    scored: dict[str, dict[str, Scored]] = {name: {} for name in outputs}
+    """Return model -> metric -> score with its interval and its seeds' values, and pair -> metric -> difference.
+
+    ``read`` has for each metric how it is measured and the outputs that it is measured of, by model.
+    """
+    scored: dict[str, dict[str, Scored]] = {name: {} for name in models}
     differences: dict[str, dict[str, Difference]] = {}
     pairs = [("distilled", "alone"), ("distilled", "pseudo"), ("pseudo", "alone")]
-    pairs += [("distilled", "teacher"), ("teacher", baseline_of(outputs))]
+    pairs += [("distilled", "teacher"), ("teacher", baseline_of(models))]
     # The headline comes first: it says which of the further models is the best one.
-    for name in sorted(tables, key=lambda name: name != headline):
+    for name in sorted(read, key=lambda name: name != headline):
         kind, values = about(name), {}
         pair_spare = spare(len(targets)) if kind.rate else 0.0
         alone_spare = spare(np.unique(targets, return_counts=True)[1]) if name in OVER_CLASSES else pair_spare
+        measure, outputs = read[name]
         for model in outputs:
-            measured = _measured(tables[name], outputs[model], targets)
+            measured = _measured(measure, outputs[model], targets)
             if measured is not None and not (model == "teacher" and kind.compares):
                 values[model] = measured
                 score = interval(*measured, extra=alone_spare, low=kind.low, high=kind.high)
                 scored[model][name] = score, tuple(measured[0].tolist())
         if name == headline and not values:
             raise UsageError(f"The metric '{headline}' has no value here: all test examples are of one class.")
-        if name == headline and others and "teacher" in outputs:
+        known = [other for other in others if name in scored[other]]
+        if name == headline and known and "teacher" in values:
             sign = 1 if kind.higher_is_better else -1
-            pairs.append(("teacher", max(others, key=lambda other: sign * scored[other][headline][0].value)))
+            pairs.append(("teacher", max(known, key=lambda other: sign * scored[other][headline][0].value)))
         width = kind.high - kind.low
         for first, second in pairs:
             if first in values and second in values:
@@ -333,7 +330,8 @@ def _compare(
                 change = [one - other for one, other in zip(values[first], values[second], strict=True)]
                 found = interval(change[0], change[1], extra=pair_spare, low=-width, high=width)
                 differences.setdefault(f"{first}-{second}", {})[name] = found
-    in_order = {model: {name: found[name] for name in tables if name in found} for model, found in scored.items()}
+    names = [full for name in read for full in (name, f"{name}_calibrated") if full in read]
+    in_order = {model: {name: found[name] for name in names if name in found} for model, found in scored.items()}
     return in_order, differences
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from potstill.evaluation.verdict import Difference, Verdict
@@ -141,6 +141,8 @@ class EvaluationResult:
             ``{"id", "row", "name", "label", "teacher", "distilled", "teacher_confidence", "student_confidence"}``;
             ``row`` counts in the test split; label, teacher and distilled are class numbers, or lists of values with
             confidences None for regression.
+        by_class: model -> column -> a number of each class or None, of the exported student's seed; empty where
+            samples are of one class each.
         remarks: what to know of the numbers, such as classes without test examples; part of the verdict's sentences.
         warnings: what makes the numbers worth less; the verdict's warnings.
         split: the split the numbers are from.
@@ -159,6 +161,7 @@ class EvaluationResult:
     reliability: Mapping[str, Mapping[str, list[Any]]]
     confusion: Mapping[str, list[list[float]]]
     disagreements: tuple[Mapping[str, Any], ...]
+    by_class: Mapping[str, Mapping[str, list[float | None]]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     split: str = "test"
@@ -183,6 +186,7 @@ class EvaluationResult:
             "reliability": {name: dict(table) for name, table in self.reliability.items()},
             "confusion": {name: [list(row) for row in table] for name, table in self.confusion.items()},
             "disagreements": [dict(row) for row in self.disagreements],
+            **({"by_class": {name: dict(each) for name, each in self.by_class.items()}} if self.by_class else {}),
             "remarks": list(self.remarks),
             "warnings": list(self.warnings),
         }
@@ -207,6 +211,7 @@ class EvaluationResult:
             reliability={name: dict(table) for name, table in value["reliability"].items()},
             confusion={name: [list(row) for row in table] for name, table in value["confusion"].items()},
             disagreements=tuple(dict(row) for row in value["disagreements"]),
+            by_class=dict(value.get("by_class", {})),
             remarks=tuple(value.get("remarks", ())),
             warnings=tuple(value.get("warnings", ())),
         )

@@ -92,6 +92,7 @@ def export_onnx(
     scale: TargetScale | None = None,
     columns: Sequence[Column] = (),
     temperature: float = 1.0,
+    thresholds: Sequence[float] = (),
 ) -> Path:
     """Write a model and its preprocessing to one float32 ONNX file.
 
@@ -110,6 +111,7 @@ def export_onnx(
         scale: the standard units that the model learned values in; the file answers in the target's.
         columns: the columns of the table that the model learned on; they stand in the metadata.
         temperature: that a classifier's logits are divided by before they become probabilities.
+        thresholds: probability from which on each class is a yes, of several labels; they stand in the metadata.
 
     Raises:
         UsageError: no example inputs, or a model too large for one file.
@@ -139,6 +141,8 @@ def export_onnx(
     }
     if task_of(task).probabilities is not None:
         wanted["temperature"] = repr(float(temperature))
+    if thresholds:
+        wanted["thresholds"] = json.dumps(list(thresholds))
     if columns:
         wanted["columns"] = json.dumps([column.to_json() for column in columns], ensure_ascii=False)
     set_metadata(proto, wanted)

@@ -59,6 +59,7 @@ class Student(nn.Module):
         scale: the standard units that the model learned values in; it answers in the target's.
         columns: the columns of the table that the model learned on; none where it was no table.
         temperature: that makes the confidence of a classifier honest, see `potstill.tasks.calibrate`.
+        thresholds: probability from which on each class is a yes, of several labels; one half where they are not given.
         shape: of one raw input; inputs of another rank are refused, and none at all are answered, where it is given.
 
     """
@@ -73,6 +74,7 @@ class Student(nn.Module):
         scale: TargetScale | None = None,
         columns: Sequence[Column] = (),
         temperature: float = 1.0,
+        thresholds: Sequence[float] = (),
         shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -81,6 +83,7 @@ class Student(nn.Module):
         self.task = task
         self.classes = tuple(classes)
         self.columns = tuple(columns)
+        self.thresholds = tuple(thresholds)
         self.shape = None if shape is None else tuple(shape)
         probabilities = task_of(task).probabilities
         self.calibrate = None if probabilities is None else Calibrate(temperature, probabilities)
@@ -114,6 +117,19 @@ class Student(nn.Module):
             raise UsageError("The student answers with values, not with classes: it has no probabilities.")
         result: Tensor = self.calibrate(self(inputs))
         return result
+
+    def decided(self, inputs: Tensor | Any) -> Tensor:
+        """Return which classes each sample has, (b, c) boolean: those whose probability reaches their threshold.
+
+        Raises:
+            UsageError: the student's samples are of one class each, or have none.
+
+        """
+        task = task_of(self.task)
+        if task.exclusive or not task.has_classes:
+            raise UsageError(f"The student's task is {self.task}: only several labels are each decided by themselves.")
+        chances = self.probabilities(inputs)
+        return chances >= torch.tensor(self.thresholds or [0.5] * chances.shape[1], dtype=chances.dtype)
 
     def forward(self, inputs: Tensor | Any) -> Tensor:
         """Return logits or values (b, c) of raw inputs (b, ...): uint8 pixels or floats, as in the data.

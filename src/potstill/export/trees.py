@@ -15,6 +15,7 @@ from potstill.core.optional import require
 from potstill.export.student import Student
 from potstill.models.preprocess import Preprocessor
 from potstill.models.zoo.trees import Trees
+from potstill.tasks import task_of
 
 OPERATOR = "TreeEnsembleRegressor"
 _DOMAIN, _VERSION = "ai.onnx.ml", 3
@@ -50,7 +51,11 @@ def trees_model(student: Student, trees: Trees, preprocess: Preprocessor, exampl
     outputs = [(raw, types.FLOAT)]
     if student.calibrate is not None:
         scaled = graph.add("Div", "calibrate/scaled", raw, torch.tensor(student.calibrate.temperature))
-        outputs.append((graph.add("Softmax", "probabilities", scaled, axis=1), types.FLOAT))
+        if task_of(student.task).exclusive:
+            chances = graph.add("Softmax", "probabilities", scaled, axis=1)
+        else:
+            chances = graph.add("Sigmoid", "probabilities", scaled)
+        outputs.append((chances, types.FLOAT))
     if student.restore is not None:
         mean, std = student.restore.mean.cpu(), student.restore.std.cpu()
         kind = types.DOUBLE if std.dtype == torch.float64 else types.FLOAT

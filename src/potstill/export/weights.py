@@ -52,6 +52,7 @@ def save_student(
     scale: TargetScale | None = None,
     columns: Sequence[Column] = (),
     temperature: float = 1.0,
+    thresholds: Sequence[float] = (),
     seed: int = 0,
 ) -> Path:
     """Write ``student.safetensors`` and ``student.json`` into a folder.
@@ -75,6 +76,7 @@ def save_student(
         scale: the standard units that the model learned values in.
         columns: the columns of the table that the model learned on.
         temperature: that a classifier's logits are divided by before they become probabilities.
+        thresholds: probability from which on each class is a yes, of a student of several labels.
         seed: that it was built from.
 
     Returns:
@@ -121,6 +123,7 @@ def save_student(
         "answers": _probe(student, preprocess, shape, dtype),
         "classes": list(classes),
         "temperature": temperature if task_of(task).probabilities is not None else None,
+        **({"thresholds": list(thresholds)} if thresholds else {}),
         "columns": [column.to_json() for column in columns],
         "scale": None if scale is None else scale.to_json(),
         "task": task,
@@ -186,6 +189,7 @@ def load_student(folder: Path, *, model: nn.Module | Callable[..., nn.Module] | 
         scale=scale,
         columns=columns,
         temperature=config.get("temperature") or 1.0,
+        thresholds=config.get("thresholds", ()),
         shape=shape,
     ).eval()
     expected = config.get("answers")

@@ -7,7 +7,7 @@ Every loss takes the student first, then the teacher or the targets; options are
 from __future__ import annotations
 
 from potstill.losses.attention import attention_kl, attention_mse
-from potstill.losses.binary import bernoulli_kl
+from potstill.losses.binary import bernoulli_kl, binary_cross_entropy
 from potstill.losses.boundaries import activation_boundary, overhaul
 from potstill.losses.channels import flow_of_solution, neuron_selectivity, pearson_features
 from potstill.losses.classification import cross_entropy, teacher_free
@@ -46,6 +46,7 @@ __all__ = [
     "attention_mse",
     "attention_transfer",
     "bernoulli_kl",
+    "binary_cross_entropy",
     "channel_wise",
     "contrastive",
     "contrastive_bank",

@@ -14,7 +14,7 @@ from potstill.core.names import Signal
 from potstill.core.signals import Batch
 from potstill.objective.parts import apply_heads, heads_for
 from potstill.objective.term import Term
-from potstill.objective.total import Objective, look_up, term_values
+from potstill.objective.total import Objective, look_up, term_values, written_by_user
 from potstill.tasks import task_of
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -83,10 +83,12 @@ def _check_outputs(term: Term, signal: Signal, shape: tuple[int, ...], num_outpu
 
 def _check_task(term: Term, task: str) -> None:
     asked = task_of(task)
-    if term.kind in ("logits", "values") and term.kind != asked.signal:
+    unfit = asked.fitting is not None and term.loss not in asked.fitting and not written_by_user(term.loss)
+    if term.kind in ("logits", "values") and (term.kind != asked.signal or unfit):
         use = asked.hard if term.teacher is None else asked.soft
         raise UsageError(
-            f"Term {term.name} reads {term.kind}, which does not fit the task {task}. Use {use.__name__} instead."
+            f"Term {term.name} reads {term.kind} in a way that does not fit the task {task}. "
+            f"Use {use.__name__} instead."
         )
 
 

@@ -127,6 +127,7 @@ def read_answers(
         if raw.dtype.kind not in "fiu" or not np.isfinite(raw).all():
             raise TeacherError(f"{place}: {opened.name} answers with {raw.dtype} values that are not all numbers.")
         return Reading("values", wanted.num_outputs)
+    refuse_other_answers(section, wanted.task, place)
     answers = settle(
         raw,
         section.answers,
@@ -145,6 +146,21 @@ def read_answers(
     elif answers == "labels":
         by_name = are_names(raw, wanted.classes)
     return Reading(answers, wanted.num_outputs, wanted.classes, order, note, by_name)
+
+
+def refuse_other_answers(section: schema.Teacher | schema.Member, task: str, place: str) -> None:
+    """Refuse answers that are read as one distribution over the classes where each class is a yes or no of its own.
+
+    Raises:
+        TeacherError: the recipe does not say that these are logits.
+
+    """
+    foreign = is_foreign(section) and section.answers is None
+    if not task_of(task).exclusive and (foreign or section.answers not in (None, "logits")):
+        raise TeacherError(
+            f"{place}.answers: {section.answers or 'not given'}; for task: {task} a teacher answers with a logit for "
+            "each class, before the sigmoid. Let it answer so, and write 'answers: logits'."
+        )
 
 
 def read_as(
@@ -185,6 +201,7 @@ def check_logits(
     values = not task_of(data.task).has_classes
     if values and section.answers not in (None, "values"):
         raise TeacherError(f"{place}.answers: {section.answers} are for classes, and the task is {data.task}.")
+    refuse_other_answers(section, data.task, place)
     if any(nn.parameter.is_lazy(value) for value in model.parameters()):
         return
     what = f"the model {type(model).__name__}"

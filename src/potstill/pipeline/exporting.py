@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from potstill.pipeline.judging import loss_of
 from potstill.pipeline.keys import seeds
 from potstill.pipeline.makers import zoo_arguments
 from potstill.pipeline.making import Making
-from potstill.pipeline.proof import EXAMPLES, Array, best_seed, predicted, temperatures
+from potstill.pipeline.proof import EXAMPLES, Array, best_seed, kept_beside, predicted
 from potstill.recipe.hash import recipe_hash
 from potstill.tasks import headline
 from potstill.tasks.kinds import word
@@ -82,7 +82,7 @@ def export_student(made: Making) -> None:
     _check_unchanged(job, model, test, out)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        entries = _write(job, model, beside, test, seed, _temperature(job, out, seed))
+        entries = _write(job, model, beside, test, seed, _kept(job, out, seed))
         _replace(job, folder, beside, entries, {"seed": seed, "student": fingerprint.of_weights(model)})
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -101,10 +101,10 @@ def refusals(out: Path, *, optional: bool) -> list[str]:
     ]
 
 
-def _temperature(job: Job, out: Path, seed: int) -> float:
-    """Return what the exported student's logits are divided by; 1 in a folder of an older version."""
-    found = dict(zip(seeds(job), temperatures(out).get("distilled", ()), strict=False))
-    return found.get(seed, 1.0)
+def _kept(job: Job, out: Path, seed: int) -> dict[str, Any]:
+    """Return the exported student's temperature or thresholds, by name; nothing in a folder of an older version."""
+    found = dict(zip(seeds(job), kept_beside(out, job.task.name).get("distilled", ()), strict=False))
+    return {job.task.keeps: found[seed]} if seed in found else {}
 
 
 def _sentence(remark: str) -> str:
@@ -136,7 +136,7 @@ def _check_unchanged(job: Job, model: nn.Module, test: _Answers, out: Path) -> N
 
 
 def _write(
-    job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int, temperature: float
+    job: Job, model: nn.Module, folder: Path, test: _Answers, seed: int, kept: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Write and check every file in a folder of its own; return an entry of ``parity.json`` for each."""
     examples = job.data.train.fetch(np.arange(2))
@@ -159,14 +159,14 @@ def _write(
         recipe_hash=recipe_hash(job.written),
         scale=job.data.scale,
         columns=_columns(job),
-        temperature=temperature,
         seed=seed,
+        **kept,
     )
     wanted = job.recipe.export.wanted
     if not wanted:
         return []
     exact = folder / FILES["onnx"]
-    write_onnx(job, model, exact, examples, temperature)
+    write_onnx(job, model, exact, examples, kept)
     entries = [_checked(job, exact, "onnx", [test])] if "onnx" in wanted else []
     if "onnx-int8" in wanted:
         entries.append(_int8(job, model, exact, folder / FILES["onnx-int8"], test))
@@ -196,7 +196,7 @@ def _columns(job: Job) -> tuple[Column, ...]:
     return columns if (sum(column.width for column in columns),) == tuple(job.data.shape) else ()
 
 
-def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor, temperature: float = 1.0) -> None:
+def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor, kept: Mapping[str, Any] | None = None) -> None:
     """Write the student as a float32 file."""
     export_onnx(
         model,
@@ -208,7 +208,7 @@ def write_onnx(job: Job, model: nn.Module, path: Path, examples: Tensor, tempera
         recipe_hash=recipe_hash(job.written),
         scale=job.data.scale,
         columns=_columns(job),
-        temperature=temperature,
+        **(kept or {}),
     )
 
 

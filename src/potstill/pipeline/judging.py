@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from potstill.evaluation.intervals import interval, spare
 from potstill.export import Loss
 from potstill.recipe.schema import Recipe
 from potstill.tasks import task_of
+from potstill.tasks.base import Measure
+from potstill.tasks.delete_one import Jackknife
 from potstill.tasks.kinds import KINDS
 from potstill.tasks.metrics import PER_COLUMN
 from potstill.training import Metric, still_rises
@@ -30,7 +31,12 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
     name = recipe.other_metric
     if name is None:
         return None
-    score, scale = _score(recipe, name), data.scale
+    measure, scale = _measure(recipe, name), data.scale
+
+    def score(outputs: Array, targets: Array) -> float:
+        measured = measure(outputs, targets)
+        return float("nan") if measured is None else measured.value
+
     if scale is None:
         return Metric(name, score, higher_is_better(recipe))
     own = scale.original
@@ -41,15 +47,18 @@ def chosen_by(recipe: Recipe, data: Data) -> Metric | None:
     return Metric(name, in_own_units, higher_is_better(recipe))
 
 
-def _score(recipe: Recipe, name: str) -> Callable[[Array, Array], float]:
-    """Return a metric as a function of outputs and targets; NaN where it has no value."""
-    measure = task_of(recipe.task).scores.measures(None, 1)[name]
+def _measure(recipe: Recipe, name: str) -> Measure:
+    """Return a metric of raw outputs; where it is one of adjusted ones, they are adjusted on the same samples."""
+    asked = task_of(recipe.task)
+    if name not in asked.scores.adjusted or asked.calibrate is None:
+        return asked.scores.measures(None, 1)[name]
+    fit, measure = asked.calibrate, asked.scores.adjusted[name]
 
-    def score(outputs: Array, targets: Array) -> float:
-        measured = measure(outputs, targets)
-        return float("nan") if measured is None else measured.value
+    def adjusted(outputs: Array, targets: Array) -> Jackknife | None:
+        kept = fit(outputs, targets).to_json()[asked.keeps]
+        return measure(asked.scores.adjust(outputs, kept), targets)
 
-    return score
+    return adjusted
 
 
 def check_metric(recipe: Recipe, data: Data) -> None:
@@ -91,7 +100,7 @@ def loss_of(recipe: Recipe, torch: Array, file: Array, targets: Array) -> Loss |
     name = recipe.other_metric
     if name is None or not KINDS[name].rate:
         return None
-    measure = task_of(recipe.task).scores.measures(None, 1)[name]
+    measure = _measure(recipe, name)
     before, after = measure(torch, targets), measure(file, targets)
     if before is None or after is None:
         return None

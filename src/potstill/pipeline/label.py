@@ -42,6 +42,7 @@ from potstill.store import Place, Store, open_store
 from potstill.store.codecs import Codec, Dtype, alternatives, numbers
 from potstill.store.fidelity import Kept, compare, keep
 from potstill.store.size import bytes_on_disk
+from potstill.tasks import task_of
 from potstill.teachers import StoredTeacher, Teacher
 from potstill.teachers.privacy import what_is_kept
 
@@ -113,6 +114,11 @@ def label(
         raise UsageError(
             "student.on_features: this recipe computes features, not answers. Run it with 'potstill run', or remove "
             "student.on_features to record the teacher's answers."
+        )
+    if task_of(recipe.task).scores.by_class is not None:
+        raise UsageError(
+            f"potstill label describes samples of one class each, or values, and not yet task: {recipe.task}. "
+            "'potstill run' records them as well."
         )
     job = prepare(recipe, out=out, base=base, given=given)
     if not job.has_teacher:
@@ -229,7 +235,7 @@ def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float |
         kept=what_is_kept(manifest),
         sampled=codec.facts.samples,
     )
-    seen = True if any(section.train is not None for section in (job.teacher, *job.members)) else None
+    seen = True if job.teacher.train is not None else None
     names = [train.called(row) for row in range(len(train))]
     held = _answers(job, teacher, validation) if len(validation) else None
     if not job.task.exclusive:
@@ -291,8 +297,8 @@ def _softmax(logits: Array) -> Array:
 
 
 def _answers(job: Job, teacher: Teacher, samples: Samples) -> Array | None:
-    """Return what the teacher says of the validation split; None where it was fitted on it, or cannot be asked."""
-    if teacher.facts.fitted or not teacher.facts.measurable(samples.ids):
+    """Return what the teacher says of a split, or None where it only answers for other samples."""
+    if not teacher.facts.measurable(samples.ids):
         return None
     return stages.answers_to(job, teacher, samples, "asking about the validation split")
 

@@ -31,6 +31,7 @@ from potstill.pipeline.makers import answers_in
 from potstill.pipeline.making import Making
 from potstill.pipeline.student import KINDS
 from potstill.recipe.schema import Budget, Recipe
+from potstill.tasks import task_of
 from potstill.teachers import Reads, Source, TorchModel
 from potstill.teachers.at_rest import contiguous
 
@@ -85,18 +86,18 @@ def predict_test(made: Making) -> None:
         np.savez(file, allow_pickle=False, **found)
 
 
-def temperatures(out: Path) -> dict[str, list[float]]:
-    """Return the temperatures of each model whose confidence was calibrated, in the order of the seeds.
+def kept_beside(out: Path, task: str) -> dict[str, list[Any]]:
+    """Return the temperatures, or the thresholds, of each model that was calibrated, in the order of the seeds.
 
     A folder of an older version has none.
     """
     found = read_json(out / CALIBRATION) if (out / CALIBRATION).is_file() else {}
-    return {name: [each["temperature"] for each in calibrations] for name, calibrations in found.items()}
+    return {name: [each[task_of(task).keeps] for each in calibrations] for name, calibrations in found.items()}
 
 
 def held_by_teacher(job: Job, teacher: Source | None) -> dict[str, list[Array]]:
-    """Return what the teacher answers to the validation split, where asking is free and it was not fitted on that."""
-    if teacher is None or teacher.facts.fitted:
+    """Return what the teacher answers to the validation split, where asking it about classes is free."""
+    if teacher is None:
         return {}
     validation = job.data.validation
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))
@@ -183,7 +184,7 @@ def score(out: Path, recipe: Recipe, sizes: Mapping[str, Size]) -> EvaluationRes
         names=_names(found),
         shown_seed=exported["seed"],
         others={name.removeprefix(OTHER): found[name] for name in found if name.startswith(OTHER)},
-        temperatures=temperatures(out),
+        temperatures=kept_beside(out, recipe.task),
         limits=_limits(recipe.budget, exported["files"]),
         metric=recipe.judged_by,
         warnings=still_improving(out, recipe, numbers),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from potstill.core.errors import PotstillWarning
 from potstill.recipe.endpoint import Endpoint
@@ -50,7 +50,7 @@ class DataSection(Section):
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for a data function")
     inputs: list[str] | None = Field(None, description="input columns; all but target and id when absent")
     exclude: list[str] | None = Field(None, description="columns that are no inputs; instead of inputs")
-    target: str = Field("label", description="target column")
+    target: str | list[str] = Field("label", description="target column; several for multilabel and regression")
     id: str | None = Field(None, description="column with a stable id; the row number when absent")
     classes: list[str] | None = Field(None, description="class names in the teacher's order")
     image_size: int | None = Field(None, ge=1, description="resize images of a folder to this many pixels a side")
@@ -237,10 +237,6 @@ class Member(AnyModel):
         return self
 
 
-_PLAIN = ("probabilities", "fixed", None)
-"""The plain mean of several teachers."""
-
-
 class Merge(Section):
     """How the answers of several teachers become one."""
 
@@ -253,22 +249,6 @@ class Merge(Section):
         "split",
     )
     weights: list[float] | None = Field(None, description="one for each member, for 'fixed'; equal when absent")
-    concatenate: str | list[str] | None = Field(
-        None,
-        description="no weights: a head, learned on the validation split, on the members' 'answers' or on a layer of "
-        "each; one for all or a list",
-    )
-
-    @model_validator(mode="after")
-    def _weighs_or_learns(self) -> Merge:
-        if self.concatenate is not None and (self.mean, self.weighting, self.weights) != _PLAIN:
-            raise ValueError("concatenate learns a head in the place of weights: drop mean, weighting and weights")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what most recipes do not have, so that results from before it was there keep their keys."""
-        return {name: value for name, value in write(self).items() if name != "concatenate" or value is not None}
 
 
 class VotesSection(Section):
@@ -513,6 +493,20 @@ class Recipe(Section):
             raise ValueError(f"metric: {self.metric} is no metric of a {self.task}: use one of {', '.join(usable)}")
         return self
 
+    def _no_distribution(self) -> None:
+        """Refuse what reads answers as one distribution over classes, where each class is a yes or no of its own."""
+        teacher = self.teacher
+        refused = {
+            "teacher.class_map": teacher is not None and teacher.class_map is not None,
+            "teacher.votes": teacher is not None and teacher.votes is not None,
+            "data.augment.mixup": bool(self.data.augment.mixup),
+            "data.augment.cutmix": bool(self.data.augment.cutmix),
+            "training.label_smoothing": bool(self.training.label_smoothing),
+        }
+        for key, given in refused.items():
+            if given and task_of(self.task).has_classes and not task_of(self.task).exclusive:
+                raise ValueError(f"{key} is for samples of one class each, not for task: {self.task}; drop it")
+
     def _few_labels(self) -> None:
         """Refuse what has no meaning, or is not made, where students do not see every label."""
         key = "data.labels" if self.data.labels is not None else "data.unlabelled"
@@ -549,6 +543,7 @@ class Recipe(Section):
             self._few_labels()
         elif self.data.min_confidence is not None:
             raise ValueError("data.min_confidence is for samples without a label: give data.unlabelled or data.labels")
+        self._no_distribution()
         teacher = self.teacher
         separate = teacher is not None and teacher.average_of_student is None
         if teacher is not None and not separate and (self.chain or self.generations > 1):

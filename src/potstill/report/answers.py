@@ -24,6 +24,7 @@ MOST_CLASSES = 20  # in the confusion chart: with more, only those that changed 
 NUMBERED_CLASSES = 12  # up to here the cells carry their numbers
 MOST_VALUES = 6  # of a vector sample in the table
 LONGEST_NAME = 24
+MOST_ROWS = 100  # classes in the table of scores by class
 FEWEST_PREDICTIONS = 10  # in one confidence bin: with fewer its accuracy is mostly noise
 
 
@@ -243,22 +244,27 @@ def _reading(evaluation: EvaluationResult, listed: int) -> str:
     """Return what the list holds, and whether these are all that there are."""
     if not task_of(evaluation.task).has_classes:
         return "The test samples on which the distilled student and its teacher differ most, largest difference first."
+    got = "got another class" if task_of(evaluation.task).exclusive else "got other labels"
     if listed < DISAGREEMENTS:
-        return f"{counted(listed, 'test sample')} got another class from the distilled student than from its teacher."
+        return f"{counted(listed, 'test sample')} {got} from the distilled student than from its teacher."
     return (
-        f"{listed:,} of the test samples that got another class from the distilled student than from its teacher, "
+        f"{listed:,} of the test samples that {got} from the distilled student than from its teacher, "
         "largest difference first."
     )
 
 
 def _answer(model: str, record: Any, confidence: str, evaluation: EvaluationResult) -> Answer:
     given, stated = record.get(model), numbers.finite(record.get(confidence))
-    classifies = task_of(evaluation.task).has_classes
+    classifies, label = task_of(evaluation.task).has_classes, record.get("label")
+    # Of several labels an unknown one is -1, and nobody is right or wrong there.
+    pairs = [
+        pair for pair in zip(np.ravel(given), np.ravel(label), strict=False) if np.ndim(label) == 0 or pair[1] != -1
+    ]
     return Answer(
         model=model,
         text=_value(given, evaluation),
         confidence=f"{100 * stated:.0f}{numbers.THIN}%" if stated is not None else "",
-        right=given == record.get("label") if classifies and record.get("label") is not None else None,
+        right=all(said == true for said, true in pairs) if classifies and label is not None else None,
     )
 
 
@@ -267,7 +273,44 @@ def _value(value: Any, evaluation: EvaluationResult) -> str:
         return numbers.DASH
     if task_of(evaluation.task).exclusive:
         return str(evaluation.classes[value]) if 0 <= value < len(evaluation.classes) else str(value)
+    if task_of(evaluation.task).has_classes:
+        yes = [str(evaluation.classes[place]) for place, label in enumerate(value) if label == 1]
+        unknown = [str(evaluation.classes[place]) for place, label in enumerate(value) if label == -1]
+        return ", ".join([*yes, *(f"{name}?" for name in unknown)]) or "none"
     return ", ".join(numbers.significant(float(one)) for one in np.ravel(value))
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """How well each class is answered: columns (model, what), rows (class, cells), and how many classes there are."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    total: int
+
+
+def by_class(evaluation: EvaluationResult) -> ByClass | None:
+    """Return the table of the classes' scores, or None where a class has none of its own."""
+    if "by_class" not in task_of(evaluation.task).figures or not evaluation.by_class:
+        return None
+    models = [name for name in MODELS if name in evaluation.by_class]
+    found = [
+        (name, column, evaluation.by_class[name][column]) for column in ("average_precision", "f1") for name in models
+    ]
+    yes, total = evaluation.by_class[models[0]]["yes"], len(evaluation.classes)
+    rows = [
+        (
+            short(str(name), LONGEST_NAME),
+            (f"{yes[place] or 0:,.0f}", *(_share(values[place]) for _, _, values in found)),
+        )
+        for place, name in enumerate(evaluation.classes[:MOST_ROWS])
+    ]
+    words = {"average_precision": "average precision", "f1": "F1"}
+    return ByClass(tuple((name, words[column]) for name, column, _ in found), tuple(rows), total)
+
+
+def _share(value: float | None) -> str:
+    return numbers.DASH if value is None else f"{value:.3f}"
 
 
 def _answer_figure(evaluation: EvaluationResult) -> Figure | None:

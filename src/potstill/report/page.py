@@ -11,7 +11,7 @@ from potstill.core.files import write_text
 from potstill.core.optional import require
 from potstill.evaluation.verdict import baseline_of
 from potstill.report import numbers
-from potstill.report.answers import calibration, confusion, disagreements
+from potstill.report.answers import by_class, calibration, confusion, disagreements
 from potstill.report.files import RunFiles, read_run
 from potstill.report.headline import answer, budget_rows, key_numbers, steps
 from potstill.report.learning import learning
@@ -109,6 +109,7 @@ def content(files: RunFiles) -> dict[str, Any]:
         "learning": learning(files),
         "calibration": calibration(evaluation) if evaluation else [],
         "confusion": confusion(evaluation) if evaluation else None,
+        "by_class": by_class(evaluation) if evaluation else None,
         "disagreements": disagreements(files, evaluation) if evaluation else None,
         "exported": file_rows(files),
         "data": data_summary(files),

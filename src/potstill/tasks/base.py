@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from potstill.core.scale import TargetScale
-from potstill.tasks import METRICS, TaskName
 from potstill.tasks.arrays import Array, Floats, Ints
 from potstill.tasks.delete_one import Jackknife
+from potstill.tasks.names import METRICS, TaskName
 
 Measure = Callable[[Array, Array], Jackknife | None]
 """A metric with what each example contributes to it, of outputs (n, k) and targets; None where it has no value."""
@@ -81,6 +81,7 @@ class TargetChecks:
         shift: targets of two splits, number of outputs -> their distance from 0 to 1, and what chance explains of it.
         spread: targets, number of outputs -> a few words on them.
         made_up: number of samples, number of outputs -> targets to try a loss on.
+        gaps: whether single targets of a sample may be unknown, as NaN.
 
     """
 
@@ -91,6 +92,11 @@ class TargetChecks:
     shift: Callable[[Array, Array, int], tuple[float, float]]
     spread: Callable[[Array, int], str]
     made_up: Callable[[int, int], Tensor]
+    gaps: bool = False
+
+
+def _unchanged(outputs: Array, _: Any) -> Array:
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,12 @@ class Scores:
 
     Attributes:
         measures: the teacher's outputs if there is one, number of outputs -> every metric of an evaluation, by name.
-        calibrated: those that are measured again of calibrated outputs, by name.
+        adjusted: those that are measured of adjusted outputs, by name.
+        adjust: outputs, what `Task.calibrate` keeps of their model -> adjusted outputs.
         check: outputs (n, k), targets; refuses what does not fit.
         sums: outputs (b, k), targets -> sums over samples; those of all batches are added.
         validation: the sums over all samples, targets -> mean loss and headline.
+        whole: outputs, targets -> the headline on validation, where it is no function of sums.
         score: outputs, targets -> the headline.
         each: outputs, targets -> (n,) one number a sample, more is better.
         each_called: what the mean of ``each`` is called.
@@ -110,6 +118,7 @@ class Scores:
         loss: outputs of a model and of its file, targets -> mean and standard error of what the file loses.
         unit: outputs (n, k) -> (k,) the spread that differences of outputs are told in.
         apart: outputs of teacher and student, targets -> where they differ.
+        by_class: adjusted outputs, targets -> a column of numbers of each class, by name; None where there is none.
         weak: a teacher's outputs, targets, name of the split -> that it is no better than guessing, or an empty text.
 
     """
@@ -126,7 +135,10 @@ class Scores:
     unit: Callable[[Array], Array]
     apart: Callable[[Array, Array, Array], Apart]
     weak: Callable[[Array, Array, str], str]
-    calibrated: Mapping[str, Measure] = field(default_factory=dict)
+    adjusted: Mapping[str, Measure] = field(default_factory=dict)
+    adjust: Callable[[Array, Any], Array] = _unchanged
+    whole: Callable[[Array, Array], float] | None = None
+    by_class: Callable[[Array, Array], Mapping[str, list[float | None]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,8 @@ class Task:
         targets: how targets are read and checked.
         scores: how answers are scored.
         calibrate: outputs on validation, targets -> what is kept beside the model; None where there is nothing.
+        keeps: the key of what is kept that outputs are adjusted by.
+        fitting: losses on answers that fit, beside the user's own; None where all do.
         signature: the outputs of an exported file.
         probabilities: outputs (b, c), already divided by a temperature -> the second exported output.
         figures: what the report draws of the answers.
@@ -169,6 +183,8 @@ class Task:
     signature: tuple[str, ...]
     probabilities: Callable[[Tensor], Tensor] | None
     figures: tuple[str, ...]
+    keeps: str = ""
+    fitting: tuple[Callable[..., Tensor], ...] | None = None
 
     @property
     def headline(self) -> str:

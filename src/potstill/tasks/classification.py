@@ -171,6 +171,10 @@ def _strata(labels_of: Array) -> Ints:
     return labels.named(labels_of)[1]
 
 
+def _divided(logits: Array, temperature: float) -> Array:
+    return np.asarray(logits, dtype=np.float64) / temperature
+
+
 def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
@@ -197,7 +201,8 @@ CLASSIFICATION = Task(
     ),
     scores=Scores(
         measures=_measures,
-        calibrated={"nll_calibrated": _nll, "ece_calibrated": delete_one.ece},
+        adjusted={"nll_calibrated": _nll, "ece_calibrated": delete_one.ece},
+        adjust=_divided,
         check=checked_classes,
         sums=_sums,
         validation=_validation,
@@ -211,6 +216,7 @@ CLASSIFICATION = Task(
         weak=_weak,
     ),
     calibrate=calibrate,
+    keeps="temperature",
     signature=("logits", "probabilities"),
     probabilities=_softmax,
     figures=("reliability", "confusion"),

@@ -41,7 +41,7 @@ def balanced_accuracy(logits: Array, targets: Array) -> Jackknife:
         (total - own + (size * own - right) / np.maximum(size - 1, 1.0)) / present,
         (total - own) / max(present - 1, 1),
     )
-    return _jackknife(total / present, without)
+    return of_without(total / present, without)
 
 
 def macro_f1(logits: Array, targets: Array) -> Jackknife:
@@ -62,7 +62,7 @@ def macro_f1(logits: Array, targets: Array) -> Jackknife:
     other, gone_too = without(predicted, np.zeros(len(targets)), np.ones(len(targets)))
     changed = own + np.where(right, 0.0, other)
     left = present - gone - np.where(right, 0.0, gone_too)
-    return _jackknife(scores.sum() / present, (scores.sum() + changed) / np.maximum(left, 1.0))
+    return of_without(scores.sum() / present, (scores.sum() + changed) / np.maximum(left, 1.0))
 
 
 def _f1(found: Floats, margin: Floats) -> Floats:
@@ -87,7 +87,7 @@ def auc(logits: Array, targets: Array) -> Jackknife | None:
         left += others > 0
     if not present:
         return None
-    return _jackknife(total / present, np.where(left > 0, summed / np.maximum(left, 1.0), total / present))
+    return of_without(total / present, np.where(left > 0, summed / np.maximum(left, 1.0), total / present))
 
 
 def ece(logits: Array, targets: Array, *, bins: int = metrics.NUM_BINS) -> Jackknife:
@@ -98,7 +98,7 @@ def ece(logits: Array, targets: Array, *, bins: int = metrics.NUM_BINS) -> Jackk
     sums = np.bincount(place, weights=gap, minlength=bins)
     total, n = np.abs(sums).sum(), len(gap)
     without = total - np.abs(sums[place]) + np.abs(sums[place] - gap)
-    return _jackknife(total / n, without / max(n - 1, 1))
+    return of_without(total / n, without / max(n - 1, 1))
 
 
 def rmse(values: Array, targets: Array) -> Jackknife:
@@ -106,7 +106,7 @@ def rmse(values: Array, targets: Array) -> Jackknife:
     given, wanted = checked_values(values, targets)
     squares, n = np.square(given - wanted), len(given)
     without = np.sqrt(np.maximum(squares.sum(axis=0) - squares, 0.0) / max(n - 1, 1)).mean(axis=1)
-    return _jackknife(float(np.sqrt(squares.mean(axis=0)).mean()), without)
+    return of_without(float(np.sqrt(squares.mean(axis=0)).mean()), without)
 
 
 def column_error(kind: str, column: int, values: Array, targets: Array) -> Jackknife:
@@ -124,10 +124,10 @@ def r2(values: Array, targets: Array) -> Jackknife:
     # A difference of sums of squares is rounding noise where the other targets are all equal.
     remaining = np.where(remaining > 1e-12 * spread, remaining, 0.0)
     without = metrics.explained(np.maximum(left - squares, 0.0), remaining).mean(axis=1)
-    return _jackknife(float(metrics.explained(left, spread).mean()), without)
+    return of_without(float(metrics.explained(left, spread).mean()), without)
 
 
-def _jackknife(value: float, without: Floats) -> Jackknife:
+def of_without(value: float, without: Floats) -> Jackknife:
     """Return the jackknife of a metric from its values with each example left out, (n,)."""
     deviations = -(len(without) - 1.0) * without
     return Jackknife(float(value), deviations - deviations.mean())

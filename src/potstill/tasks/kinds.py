@@ -71,6 +71,8 @@ KINDS = {
     "balanced_accuracy": _share("Balanced accuracy", "balanced accuracy", "accuracy averaged over the classes"),
     "auc": Kind("AUC", "AUC", "how well each class is ordered before the rest, averaged over classes", rate=True),
     "macro_f1": _share("Macro F1", "macro F1", "F1 score averaged over classes, each counted equally", hub="f1"),
+    "micro_f1": _share("Micro F1", "micro F1", "F1 score of all labels of all samples together"),
+    "map": Kind("Mean average precision", "mean average precision", "how well each class is ranked", rate=True),
     "nll": _error("Log loss", "log loss", "negative log likelihood of the right class, in nats"),
     "nll_calibrated": _error("Log loss, calibrated", "calibrated log loss", "with its own temperature"),
     "brier": _error("Brier score", "Brier score", "squared error of the predicted probabilities", 2.0),

@@ -49,6 +49,20 @@ def merge(logits: Sequence[Tensor], weights: Tensor, *, mean: Mean = "probabilit
     return torch.logsumexp(log_probs + weights.log(), dim=0)
 
 
+def mixture_of_yes(logits: Tensor, weights: Tensor) -> Tensor:
+    """Return the logits of the weighted mean of several probabilities of yes: log Σ w p − log Σ w (1 − p).
+
+    Args:
+        logits: (m, b, c), each of a sigmoid.
+        weights: (m,) at least 0, with sum 1.
+
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    shares = weights.to(wide).log().reshape(-1, *[1] * (wide.dim() - 1))
+    yes, no = (torch.logsumexp(F.logsigmoid(side) + shares, dim=0) for side in (wide, -wide))
+    return yes - no
+
+
 def confidence_weights(logits: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
     """Return a weight for each teacher and sample: higher where a teacher is surer, or righter where labels are given.
 

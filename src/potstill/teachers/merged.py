@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +27,7 @@ from potstill.teachers.merge import (
     fit_attention,
     fixed_weights,
     merge,
+    mixture_of_yes,
     unite,
 )
 from potstill.teachers.model import LOGITS, Facts, Labelled, Reads, Source, Teacher
@@ -50,6 +50,7 @@ class MergedTeacher:
         known: for each member the classes of the data its outputs stand for, or None where that is all in order.
         num_classes: classes of the data; needed with ``known``.
         regression: whether the outputs are values and not logits; then the weighted mean is taken.
+        exclusive: whether logits are those of one distribution; otherwise each is of a yes or no of its own.
         scales: in regression, for each member the standard units to take its values in before they are merged, or None
             where it answers in them already.
 
@@ -68,6 +69,7 @@ class MergedTeacher:
         known: Sequence[Sequence[int] | None] | None = None,
         num_classes: int | None = None,
         regression: bool = False,
+        exclusive: bool = True,
         scales: Sequence[TargetScale | None] | None = None,
     ) -> None:
         for value, choices in ((mean, get_args(Mean)), (weighting, get_args(Weighting))):
@@ -75,6 +77,11 @@ class MergedTeacher:
                 raise UsageError(f"Unknown way to merge teachers: {value!r}.{did_you_mean(value, choices)}")
         if not members:
             raise UsageError("A merged teacher needs at least one member.")
+        if not exclusive and not regression and (weighting != "fixed" or any(one is not None for one in known or ())):
+            raise UsageError(
+                "Teachers of several labels are merged with fixed weights, and know all classes. Remove weighting and "
+                "the members' classes."
+            )
         if regression and (weighting != "fixed" or any(classes is not None for classes in known or ())):
             raise UsageError("Values are merged with fixed weights: a number has no entropy and no classes.")
         if weights is not None and weighting != "fixed":
@@ -83,6 +90,7 @@ class MergedTeacher:
         self.mean = mean
         self.weighting = weighting
         self.regression = regression
+        self.exclusive = exclusive
         self.scales = tuple(scales or [None] * len(members))
         self.signals = tuple(f"member{number}.logits" for number in range(1, len(members) + 1))
         self.weights = fixed_weights(weights, len(members))
@@ -115,7 +123,7 @@ class MergedTeacher:
     @property
     def facts(self) -> Facts:
         """What is known of it: what is known of all members."""
-        return replace(facts_of_all(self.members, self.signals), fitted=self.weighting == "attention")
+        return facts_of_all(self.members, self.signals)
 
     def __str__(self) -> str:
         """Return what tells two of these apart."""
@@ -179,9 +187,11 @@ class MergedTeacher:
         own = dict(zip(self.signals, logits, strict=True))
         device = logits[0].device
         targets = None if targets is None else targets.to(device)
-        if self.regression:
+        if self.regression or (not self.exclusive and self.mean == "logits"):
             weights = self.weights.to(device).reshape(-1, *[1] * logits[0].dim())
             return {"logits": (weights * torch.stack(list(logits)).float()).sum(0), **own}
+        if not self.exclusive:
+            return {"logits": mixture_of_yes(torch.stack(list(logits)), self.weights.to(device)), **own}
         if self.known:
             known = [table.to(device) for table in self.known]
             for number, (answers, table) in enumerate(zip(logits, known, strict=True), 1):

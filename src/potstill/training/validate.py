@@ -70,6 +70,7 @@ def validate(
     """
     training, scores = trainee.training, task_of(task).scores
     trainee.eval()
+    of_all = scores.whole if metric is None else metric.score
     sums: Tensor | None = None
     kept: list[tuple[Array, Array]] = []
     part = (accelerator.process_index, accelerator.num_processes)
@@ -80,9 +81,11 @@ def validate(
             if len(batch) and batch.targets is not None:
                 outputs = trainee.signals(batch.tensor.to(accelerator.device))["logits"]
                 targets = batch.targets.to(accelerator.device)
+                if batch.labelled is not None:
+                    targets = targets.masked_fill(~batch.labelled.to(accelerator.device), math.nan)
                 part_sums = scores.sums(outputs, targets)
                 sums = part_sums if sums is None else sums + part_sums
-                if metric is not None:
+                if of_all is not None:
                     kept.append((outputs.float().cpu().numpy(), targets.cpu().numpy()))
     trainee.train(training)
     if accelerator.num_processes > 1:
@@ -93,9 +96,9 @@ def validate(
     if sums is None:
         return Validation(float("nan"), float("nan"))
     loss, value = scores.validation(sums.cpu().numpy(), samples.targets)
-    if metric is None:
+    if of_all is None:
         return Validation(loss, value)
-    return Validation(loss, _scored(metric, gather_object(kept) if accelerator.num_processes > 1 else kept))
+    return Validation(loss, _scored(of_all, gather_object(kept) if accelerator.num_processes > 1 else kept))
 
 
 def validation_of(outputs: Tensor, samples: Samples, task: TaskName, metric: Metric | None = None) -> Validation:
@@ -103,7 +106,8 @@ def validation_of(outputs: Tensor, samples: Samples, task: TaskName, metric: Met
     scores = task_of(task).scores
     sums = scores.sums(outputs, torch.from_numpy(samples.targets)).numpy()
     loss, value = scores.validation(sums, samples.targets)
-    return Validation(loss, value if metric is None else _scored(metric, [(outputs.numpy(), samples.targets)]))
+    of_all = scores.whole if metric is None else metric.score
+    return Validation(loss, value if of_all is None else _scored(of_all, [(outputs.numpy(), samples.targets)]))
 
 
 def is_better(new: Validation, best: Validation | None, metric: Metric | None) -> bool:
@@ -117,7 +121,7 @@ def is_better(new: Validation, best: Validation | None, metric: Metric | None) -
     return gain > 0 or (gain == 0 and new.loss < best.loss)
 
 
-def _scored(metric: Metric, kept: list[tuple[Array, Array]]) -> float:
+def _scored(of_all: Callable[[Array, Array], float], kept: list[tuple[Array, Array]]) -> float:
     """Return the metric of all parts together; NaN where an output is not finite."""
     outputs, targets = (np.concatenate(each) for each in zip(*kept, strict=True))
-    return metric.score(outputs, targets) if np.isfinite(outputs).all() else float("nan")
+    return of_all(outputs, targets) if np.isfinite(outputs).all() else float("nan")

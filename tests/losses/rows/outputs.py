@@ -75,6 +75,11 @@ def bernoulli(s, t, temperature=1.0):
     return temperature**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1)
 
 
+def yes_or_no(s, y):
+    q = 1 / (1 + np.exp(-s))
+    return -(y * np.log(q) + (1 - y) * np.log(1 - q)).mean(1)
+
+
 def virtual(s, y, correct_probability=0.99, temperature=20.0):
     num_classes = s.shape[1]
     u = np.where(np.eye(num_classes)[y] > 0, correct_probability, (1 - correct_probability) / (num_classes - 1))
@@ -183,6 +188,7 @@ ROWS = [
         for a, b in ((0.2, 0.7), (1.0, 0.0), (0.0, 0.5), (0.0, 0.0), (1.0, 1.0), (2.0, 0.5), (0.5, -0.5), (-0.3, 1.0))
     ),
     Row(losses.alpha_beta, alpha_beta, {"temperature": 4.0}, **_DIVERGENCE),
+    Row(losses.binary_cross_entropy, yes_or_no, targets="binary"),
     Row(losses.bernoulli_kl, bernoulli),
     Row(losses.bernoulli_kl, bernoulli, {"temperature": 3.0}),
     Row(losses.forward_kl, forward_kl, **_DIVERGENCE),
