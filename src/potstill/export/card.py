@@ -143,8 +143,11 @@ def _results(models: Mapping[str, Any]) -> str:
     for metric in metrics:
         cells = [_title(metric)]
         for model, _ in shown:
-            low, high = models[model]["intervals"][metric]
-            cells.append(f"{_number(models[model]['metrics'][metric])} ({_number(low)} to {_number(high)})")
+            value = models[model]["metrics"].get(
+                metric
+            )  # a teacher that is not asked about validation has no temperature
+            low, high = models[model]["intervals"].get(metric, (None, None))
+            cells.append("-" if value is None else f"{_number(value)} ({_number(low)} to {_number(high)})")
         rows.append(cells)
     for title, key, scale, text in (
         ("Parameters", "parameters", 1, "{:,}"),

@@ -106,9 +106,9 @@ class Job:
     def has_finished_teacher(self) -> bool:
         """Whether there is a separate teacher that comes with all of its weights, so that nothing of it is trained."""
         section = self.written.teacher
-        return (
-            self.has_teacher and section is not None and all(one.train is None for one in (section, *section.members))
-        )
+        if not self.has_teacher or section is None or section.merge.concatenate is not None:
+            return False
+        return all(one.train is None for one in (section, *section.members))
 
     @property
     def written(self) -> schema.Recipe:

@@ -15,6 +15,7 @@ from potstill.data import Data
 from potstill.objective import Schedule
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs, settings_of
+from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.student import KINDS, Arm, Kind, Student
 from potstill.recipe.schema import Member, Model
 from potstill.teachers.at_rest import TorchModel, modules_of
@@ -54,9 +55,10 @@ def kinds(job: Job) -> tuple[Kind, ...]:
 
 
 def teachers_of(job: Job) -> list[int]:
-    """Return the teachers that are trained here: 0 for the teacher, the number of a member among several."""
-    own = [0] if job.has_teacher and job.teacher.train is not None else []
-    return own + [number for number, member in enumerate(job.members, 1) if member.train is not None]
+    """Return the teachers that are trained here: numbers of members, then 0 for the teacher, or the members' head."""
+    members = [number for number, member in enumerate(job.members, 1) if member.train is not None]
+    own = job.has_teacher and (job.teacher.train is not None or job.teacher.merge.concatenate is not None)
+    return members + ([0] if own else [])
 
 
 def teacher_folder(number: int) -> str:
@@ -187,6 +189,12 @@ class Keys:
         made = self._model("the teacher", number, lambda: model, _written(section))
         return made | self._data(self.job.data.for_teacher()) | Inputs(settings)
 
+    def head(self) -> Inputs:
+        """Of the head that is learned on what members say, side by side."""
+        source = self._source(0)
+        members = {name: result for name, result in source.stages.items() if name != teacher_stage(0)}
+        return replace(source, stages=members) | self._made["the teacher", 0] | self._data()
+
     def _source(self, link: int) -> Inputs:
         """Return what answers as the teacher: the teacher itself, or the i-th model of the chain."""
         job = self.job
@@ -201,8 +209,7 @@ class Keys:
             settings["units of the teacher's answers"] = job.teacher_scale.to_json()
         for index, member in enumerate(teacher.members):
             settings |= settings_of(member, f"teacher.members.{index}", without=_WHERE[:-2])
-        stages = ["teacher"] if teacher.train is not None else []
-        stages += [f"teacher {index + 1}" for index, member in enumerate(job.members) if member.train is not None]
+        stages = [teacher_stage(number) for number in teachers_of(job)]
         written = [one for section in (teacher, *teacher.members) for one in _written(section)]
         model = self._model("the teacher", 0, partial(job.teacher_at, 0), written)
         if stages:  # its weights are what the training made of them

@@ -235,7 +235,7 @@ def _facts(job: Job, teacher: Teacher, store: Store, out: Path, seconds: float |
         kept=what_is_kept(manifest),
         sampled=codec.facts.samples,
     )
-    seen = True if job.teacher.train is not None else None
+    seen = True if any(section.train is not None for section in (job.teacher, *job.members)) else None
     names = [train.called(row) for row in range(len(train))]
     held = _answers(job, teacher, validation) if len(validation) else None
     if not job.task.exclusive:
@@ -297,8 +297,8 @@ def _softmax(logits: Array) -> Array:
 
 
 def _answers(job: Job, teacher: Teacher, samples: Samples) -> Array | None:
-    """Return what the teacher says of a split, or None where it only answers for other samples."""
-    if not teacher.facts.measurable(samples.ids):
+    """Return what the teacher says of the validation split; None where it was fitted on it, or cannot be asked."""
+    if teacher.facts.fitted or not teacher.facts.measurable(samples.ids):
         return None
     return stages.answers_to(job, teacher, samples, "asking about the validation split")
 

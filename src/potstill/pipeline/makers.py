@@ -21,6 +21,7 @@ from potstill.models import Preprocessor, build, load_weights, reinitialise
 from potstill.models.beside_weights import copied, has_lazy_layers, initialise_lazy_layers
 from potstill.models.load import scale_in
 from potstill.pipeline.any_teacher import check_logits, foreign_teacher, is_foreign, read_as
+from potstill.pipeline.side_by_side import side_by_side
 from potstill.recipe import schema
 from potstill.tasks import task_of
 from potstill.teachers import MergedTeacher, Source, TorchModel, Votes, VotingTeacher
@@ -112,6 +113,8 @@ def open_teacher(
         exclusive=task_of(data.task).exclusive,
         scales=[answers_in(member, data, base) for member in section.members],
     )
+    if section.merge.concatenate is not None:
+        return side_by_side(model, section, data, recipe.seed)
     if attention:
         # Equal weights, so that shapes can be checked before the members are trained and the weights learned.
         model.gate = torch.zeros(len(members), len(members) * data.num_outputs + 1)

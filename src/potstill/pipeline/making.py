@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import nn
 from potstill.core import fingerprint
 from potstill.core.errors import TeacherError
 from potstill.core.files import write_json
-from potstill.core.progress import say
+from potstill.core.progress import remark, say
 from potstill.data import Stream
 from potstill.models import load_weights
 from potstill.models.together import deployed
@@ -30,9 +30,12 @@ from potstill.pipeline.racing import teacher_stage
 from potstill.pipeline.student import Kind, Student
 from potstill.store import Place, Store
 from potstill.teachers import Model, Source, StoredTeacher, Teacher
+from potstill.teachers.concatenated import write_head
 from potstill.teachers.privacy import privacy_report
 
 _ANSWERS = "answers.safetensors"
+HEAD = (f"{teacher_folder(0)}/weights.safetensors", f"{teacher_folder(0)}/head.json")
+"""The head of members side by side, and what it is worth."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,14 @@ def write_privacy(job: Job, out: Path, store: Store) -> None:
     write_json(out / "privacy.json", report)
 
 
+def learn_head(job: Job, out: Path) -> None:
+    """Ask every member about the validation split, learn a head on what they say, and write it and what it is worth."""
+    file, scores = (out / name for name in HEAD)
+    found = write_head(with_weights(job, out, learn=True), file)
+    write_json(scores, asdict(found))
+    remark(f"The teacher's head: {found}.")
+
+
 def check_recorded(job: Job, model: Source, teacher: Teacher, store: Place, inputs: Inputs, out: Path) -> None:
     """Refuse a store whose teacher answers otherwise than when it was recorded, whatever its weights say.
 
@@ -214,8 +225,12 @@ def check_recorded(job: Job, model: Source, teacher: Teacher, store: Place, inpu
         probes.write(file, before, note={"files": inputs.files})
 
 
-def with_weights(job: Job, out: Path) -> Source:
-    """Return the job's teacher with the weights that it was trained to in a run folder."""
-    files = {number: out / teacher_folder(number) / "weights.safetensors" for number in teachers_of(job)}
-    validation, size = Stream(job.data.validation), job.recipe.evaluation.batch_size
+def with_weights(job: Job, out: Path, *, learn: bool = False) -> Source:
+    """Return the job's teacher with the weights that it was trained to in a run folder.
+
+    With ``learn`` its members have theirs, and the head on what they say is learned now.
+    """
+    numbers = [number for number in teachers_of(job) if number or not learn]
+    files = {number: out / teacher_folder(number) / "weights.safetensors" for number in numbers}
+    validation, size = Stream(job.data.to_learn().validation), job.recipe.evaluation.batch_size
     return job.teacher_at(0).with_weights(files, lambda: list(validation.recording(size)))

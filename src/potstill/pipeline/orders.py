@@ -21,7 +21,7 @@ from potstill.pipeline import probe as probes
 from potstill.pipeline.build import Job
 from potstill.pipeline.inputs import Inputs
 from potstill.pipeline.keys import kinds, stage_name, store_name, student_runs, teacher_folder, teachers_of
-from potstill.pipeline.making import Making, check_recorded, write_privacy
+from potstill.pipeline.making import HEAD, Making, check_recorded, learn_head, write_privacy
 from potstill.pipeline.probe import Probe
 from potstill.pipeline.racing import (
     Attempt,
@@ -82,6 +82,9 @@ def teachers(made: Making) -> list[Stage]:
     """Return the stages that train the teacher, or members of several: rates first, then weights."""
     job, found = made.job, []
     for number in teachers_of(job):
+        if number == 0 and job.members:
+            found.append(_head(made))
+            continue
         section, model = job.part_of_teacher(number)
         settings, name = section.train or Training(), teacher_stage(number)
         arm = _Arm(
@@ -98,6 +101,17 @@ def teachers(made: Making) -> list[Stage]:
         result = Trained(teacher_folder(number), arm.probe, keeps=True)
         found += [*arm.rates(), arm.stage(name, result, does)]
     return found
+
+
+def _head(made: Making) -> Stage:
+    """Return the stage that learns a head on what the teacher's members say, side by side."""
+    return Stage(
+        teacher_stage(0),
+        made.key.head,
+        Files(HEAD),
+        partial(learn_head, made.job, made.out),
+        f"ask the members about the {len(made.job.data.validation):,} validation samples, and learn a head on that",
+    )
 
 
 def recording(made: Making) -> list[Stage]:

@@ -96,8 +96,8 @@ def kept_beside(out: Path, task: str) -> dict[str, list[Any]]:
 
 
 def held_by_teacher(job: Job, teacher: Source | None) -> dict[str, list[Array]]:
-    """Return what the teacher answers to the validation split, where asking it about classes is free."""
-    if teacher is None:
+    """Return what the teacher answers to the validation split, where asking is free and it was not fitted on that."""
+    if teacher is None or teacher.facts.fitted:
         return {}
     validation = job.data.validation
     costs = any(section.endpoint is not None for section in (job.teacher, *job.members))

@@ -33,7 +33,7 @@ from potstill.teachers.answers import Array, no_logits
 
 FILE = "teacher-score.json"
 """What was found of a run's teacher, in the run folder, so that no run asks it twice."""
-VERSION = 1
+VERSION = 2
 SCORED = 1_000
 """Validation samples, at most, that a teacher is scored on."""
 ASKED = 2_000
@@ -54,6 +54,7 @@ class TeacherScore:
         warnings: what is odd about it.
         weak: why little can be learned from it, as a sentence; empty where it is good enough.
         stop: why nothing may be learned from it as it is; empty where nothing speaks against it.
+        fitted: whether a part of it was fitted on the validation split, which its score then flatters.
 
     """
 
@@ -66,6 +67,7 @@ class TeacherScore:
     warnings: tuple[str, ...] = ()
     weak: str = ""
     stop: str = ""
+    fitted: bool = False
 
     @property
     def sentence(self) -> str:
@@ -78,7 +80,8 @@ class TeacherScore:
             else f"has {'an' if self.metric[0] in 'aeir' else 'a'} {word(self.metric)} of {self.value:.3f} on "
             f"{self.samples:,} {self.split} samples"
         )
-        return f"The teacher {score}{', which it may have been trained on' if self.split == 'training' else ''}."
+        seen = ", which it may have been trained on" if self.split == "training" else ""
+        return f"The teacher {score}{', which a part of it was fitted on' if self.fitted else seen}."
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -106,7 +109,7 @@ def _known_or_scored(job: Job, model: Source, folder: Path) -> tuple[str, Teache
     key, held = _key(job, model, folder), read_or_none(folder / FILE) or {}
     if held.pop("key", None) == key:
         return key, TeacherScore(**{**held, "warnings": tuple(held["warnings"])})
-    return key, _scored(job, model)
+    return key, replace(_scored(job, model), fitted=model.facts.fitted)
 
 
 def check_teacher(job: Job, model: Source, folder: Path) -> TeacherScore:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from potstill.core.errors import PotstillWarning
 from potstill.recipe.endpoint import Endpoint
@@ -237,6 +237,10 @@ class Member(AnyModel):
         return self
 
 
+_PLAIN = ("probabilities", "fixed", None)
+"""The plain mean of several teachers."""
+
+
 class Merge(Section):
     """How the answers of several teachers become one."""
 
@@ -249,6 +253,22 @@ class Merge(Section):
         "split",
     )
     weights: list[float] | None = Field(None, description="one for each member, for 'fixed'; equal when absent")
+    concatenate: str | list[str] | None = Field(
+        None,
+        description="no weights: a head, learned on the validation split, on the members' 'answers' or on a layer of "
+        "each; one for all or a list",
+    )
+
+    @model_validator(mode="after")
+    def _weighs_or_learns(self) -> Merge:
+        if self.concatenate is not None and (self.mean, self.weighting, self.weights) != _PLAIN:
+            raise ValueError("concatenate learns a head in the place of weights: drop mean, weighting and weights")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what most recipes do not have, so that results from before it was there keep their keys."""
+        return {name: value for name, value in write(self).items() if name != "concatenate" or value is not None}
 
 
 class VotesSection(Section):
@@ -499,6 +519,7 @@ class Recipe(Section):
         refused = {
             "teacher.class_map": teacher is not None and teacher.class_map is not None,
             "teacher.votes": teacher is not None and teacher.votes is not None,
+            "teacher.merge.concatenate": teacher is not None and teacher.merge.concatenate is not None,
             "data.augment.mixup": bool(self.data.augment.mixup),
             "data.augment.cutmix": bool(self.data.augment.cutmix),
             "training.label_smoothing": bool(self.training.label_smoothing),

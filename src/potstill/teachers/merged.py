@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -123,7 +124,7 @@ class MergedTeacher:
     @property
     def facts(self) -> Facts:
         """What is known of it: what is known of all members."""
-        return facts_of_all(self.members, self.signals)
+        return replace(facts_of_all(self.members, self.signals), fitted=self.weighting == "attention")
 
     def __str__(self) -> str:
         """Return what tells two of these apart."""

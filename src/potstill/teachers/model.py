@@ -46,6 +46,7 @@ class Facts:
         views: augmented views of each sample that it knows; None where it answers any.
         classes: its classes as it calls them, in the order of its outputs; None where it does not say.
         by_name: whether it answers with names of classes, so that no order counts.
+        fitted: whether something of it was learned on the validation split, whose scores then flatter it.
         notes: what the user is told about it.
 
     """
@@ -62,6 +63,7 @@ class Facts:
     views: int | None = None
     classes: tuple[str, ...] | None = None
     by_name: bool = False
+    fitted: bool = False
     notes: tuple[str, ...] = ()
 
     def measurable(self, ids: Array) -> bool:
