@@ -92,7 +92,8 @@ def read_json_recipe(folder):
     return json.loads(json.dumps(loads((folder / "recipe.yaml").read_text()).model_dump()))
 
 
-def test_the_head_is_a_stage_after_its_members_and_its_score_is_said(made, tmp_path, capsys):
+def test_the_head_is_a_stage_after_its_members_and_its_score_is_said(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("POTSTILL_QUIET", raising=False)
     assert list(stages(made.folder))[:4] == ["teacher 1", "teacher 2", "teacher", "store"]
     assert list(made.evaluation.models) == ["teacher", "alone", "distilled", "teacher 1", "teacher 2"]
     scores = read_json(made.folder / "teacher" / "head.json")

@@ -58,7 +58,7 @@ def test_a_plan_shows_the_stages_that_a_run_works_through(
 
 
 def test_the_recipes_are_all_examples_that_need_no_server_and_no_other_python() -> None:
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 19
     assert {"chain", "dot", "features", "many_teachers", "mutual", "onnx_teacher", "regression"} <= set(RECIPES)
 
 
